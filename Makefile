@@ -1,0 +1,45 @@
+# `make demo` and `make test` each set up what they need, in .venv, and reuse it while it is up to date.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard accel/*.pyx accel/*.pxd)
+
+# The pin is the build whose bits of the export tests were recorded; on Linux it is large only with CUDA.
+TORCH  ?= torch==2.13.0
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(VENV)/.run
+	$(BIN)/fxp demo --output demo-out
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto --dist worksteal -q
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.run
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.run
+	$(BIN)/python -m bench.kernels
+
+# The sentinels say which set of packages the environment holds and are older than whatever they depend on
+# as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.
+$(VENV)/.run: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f accel/*.so accel/*.c

@@ -1,0 +1,3 @@
+# cython: language_level=3
+cdef api int _placeholder() noexcept nogil:
+    return 0
