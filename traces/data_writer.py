@@ -1,0 +1,144 @@
+"""Writing a data file a sequence, or a piece of one, at a time."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from traces import schema, store
+from traces.data import SPEC, check_values
+from traces.errors import InputError
+from traces.fields import Node, present
+from traces.ragged import ids_of, offsets_of
+
+
+class DataWriter:
+    """Writes a data file a sequence, or a piece of one, at a time; a context manager.
+
+    The file appears at `path` when the block ends well; after an error nothing is left.
+
+    Parameters
+    ----------
+    path : path
+    features : int
+        Features of a step, 0 for tokens.
+    scope : {"step", "last"}, optional
+        What the labels belong to; None for data without labels.
+    name, origin, licence, metric : str
+    """
+
+    def __init__(self, path: store.Pathlike, features: int, scope: str | None = None, *, name: str = "",
+                 origin: str = "", licence: str = "", metric: str | None = None) -> None:  # fmt: skip
+        if scope not in (None, "step", "last"):
+            raise InputError(f"scope is {scope!r}; it must be step, last or None")
+        self._attributes = present({"name": name, "origin": origin, "licence": licence, "metric": metric})
+        self._scope = scope
+        self._ids: list[int] = []
+        self._lengths: list[int] = []
+        self._sequence_labels: list[int] = []
+        shape = (0,) if features == 0 else (0, features)
+        self._dtype = np.dtype(np.int32 if features == 0 else np.float32)
+        self._output = store.Output(path)
+        try:
+            with self._output.writing():
+                file = self._output.file
+                self._values = _growing(file, "tokens" if features == 0 else "features", shape, self._dtype)
+                if scope == "step":
+                    self._step_labels = _growing(file, "step_labels", (0,), np.dtype(np.int32))
+        except BaseException:
+            self._output.discard()
+            raise
+
+    def append(self, values: Any, labels: Any = None, id: int | None = None) -> None:
+        """Start a new sequence with its first (or all) steps.
+
+        Parameters
+        ----------
+        values : float32 [time, F] or int32 [time]
+        labels : int32 [time], or int, optional
+            As `scope` says; required if there is one.
+        id : int, optional
+            Identity; by default the sequence's position.
+        """
+        values = self._checked(values)
+        if (labels is None) != (self._scope is None):
+            raise InputError(
+                f"sequence {len(self._lengths)}: labels must be given if and only if there is a scope"
+            )
+        if self._scope == "last":
+            label = np.asarray(labels)
+            if label.size != 1 or label.dtype.kind not in "iu":
+                raise InputError(f"sequence {len(self._lengths)}: its label must be one integer")
+            self._sequence_labels.append(int(label.reshape(())))
+        self._ids.append(len(self._lengths) if id is None else int(id))
+        self._lengths.append(0)
+        self._grow(values, labels if self._scope == "step" else None)
+
+    def extend(self, values: Any, labels: Any = None) -> None:
+        """Add further steps to the last sequence, with their labels if these belong to steps."""
+        if not self._lengths:
+            raise InputError("there is no sequence to extend; append one first")
+        self._grow(self._checked(values), labels)
+
+    def _checked(self, values: Any) -> np.ndarray:
+        array = np.asarray(values)
+        if array.ndim != self._values.ndim or array.shape[1:] != self._values.shape[1:] or not len(array):
+            step = list(self._values.shape[1:])
+            raise InputError(f"values have shape {list(array.shape)}; they must be steps of shape {step}")
+        if array.dtype.kind not in ("iu" if self._dtype.kind == "i" else "f"):
+            raise InputError(f"values hold {array.dtype}; they must hold {self._dtype}")
+        array = array.astype(self._dtype, copy=False)
+        check_values(array, sum(self._lengths))
+        return array
+
+    def _grow(self, values: np.ndarray, labels: Any) -> None:
+        if self._scope == "step":
+            labels = np.asarray(labels)
+            if labels.shape != (len(values),) or labels.dtype.kind not in "iu":
+                raise InputError(f"labels must be {len(values)} integers, one a step")
+        elif labels is not None:
+            raise InputError("labels do not belong to steps here")
+        with self._output.writing():
+            _extend(self._values, values)
+            if self._scope == "step":
+                _extend(self._step_labels, labels.astype(np.int32))
+        self._lengths[-1] += len(values)
+
+    def close(self) -> None:
+        """Complete the file and move it into place."""
+        try:
+            arrays = {"ids": ids_of(self._ids, len(self._ids)), "offsets": offsets_of(self._lengths)}
+            if self._scope == "last":
+                arrays["labels"] = np.asarray(self._sequence_labels, dtype=np.int32)
+            with self._output.writing():
+                self._output.file.attrs.update(schema.header("data"))
+                store.save(SPEC, Node(self._attributes, arrays), self._output.file)
+                schema.check(self._output.file, "data")
+        except BaseException:
+            self._output.discard()
+            raise
+        self._output.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._output.discard()
+
+
+def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
+    row = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    chunks = (max(1, store.CHUNK // row // 4), *shape[1:])
+    return file.create_dataset(
+        name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks, **store.COMPRESSION
+    )
+
+
+def _extend(dataset: h5py.Dataset, values: np.ndarray) -> None:
+    end = dataset.shape[0]
+    dataset.resize(end + len(values), axis=0)
+    dataset[end:] = values

@@ -1,0 +1,303 @@
+"""HDF5 files: written aside and moved into place, opened with every guard, digested by content.
+
+Nothing in a file is trusted before it is checked: only hard links are followed, only plain numbers and text
+are read, only the HDF5 library's own compression is used, and the declared sizes must be in proportion to the
+file. What the library reports about a damaged file becomes a `FormatError`.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from traces.errors import FormatError, InputError, one_line
+from traces.fields import MAX_GROUPS, Array, Attribute, Group, Node, dump
+
+Pathlike = str | os.PathLike[str]
+
+MAX_RATIO = 1100
+"""Most bytes that a file may declare for each byte it has (deflate itself reaches 1032)."""
+ALLOWANCE = 16 << 20
+"""Bytes that a file may declare regardless of its size."""
+MAX_CHUNK = 64 << 20
+"""Largest chunk, in bytes; the library decompresses a chunk as a whole."""
+CHUNK = 256 << 10
+"""Size of the chunks that are written, in bytes."""
+COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+_LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
+_CLASSES = {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING}
+_FAULTS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+           NotImplementedError, MemoryError)  # fmt: skip
+
+
+@contextlib.contextmanager
+def reading(path: Pathlike) -> Iterator[None]:
+    """Turn whatever reading a bad file raises into a FormatError that names the file."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except InputError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from error
+    except _FAULTS as error:
+        raise FormatError(f"{os.fspath(path)}: the file is damaged: {one_line(error)}") from error
+
+
+def open_file(path: Pathlike) -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it is not a regular file or it may not be read.
+    FormatError
+        It is not an HDF5 file, or a truncated one.
+    """
+    name = os.fspath(path)
+    try:
+        regular = stat.S_ISREG(os.stat(name).st_mode)
+        if regular:
+            with open(name, "rb"):
+                pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not regular:
+        raise InputError(f"{name}: is not a regular file")
+    with reading(path):
+        try:
+            return h5py.File(name, "r", locking="best-effort")
+        except OSError as error:
+            raise FormatError(f"{name}: is not an HDF5 file or is truncated: {one_line(error)}") from error
+
+
+def load(spec: Group, group: h5py.Group) -> Node:
+    """The tree of a file's content as its schema describes it: decoded attributes, unread data sets.
+
+    Raises InputError for what the schema does not know and for what a guard refuses.
+    """
+    return _load(spec, group, "", [MAX_RATIO * os.path.getsize(group.file.filename) + ALLOWANCE])
+
+
+def _load(spec: Group, group: h5py.Group, where: str, budget: list[int]) -> Node:
+    node = Node()
+    for attribute in spec.attributes:
+        if attribute.name in group.attrs:
+            node.attributes[attribute.name] = read_attribute(group, attribute, where)
+    arrays = {array.name: array for array in spec.arrays}
+    groups = {child.name: child for child in spec.groups}
+    for name in _members(group, where):
+        place = where + name
+        if name in arrays:
+            node.arrays[name] = _dataset(group[name], arrays[name], place, budget)
+        elif name not in groups:
+            raise InputError(f"{place} is not part of the format")
+        elif not isinstance(group[name], h5py.Group):
+            raise InputError(f"{place} must be a group")
+        elif groups[name].repeated:
+            node.lists[name] = list(_numbered(groups[name], group[name], place, budget))
+        else:
+            node.groups[name] = _load(groups[name], group[name], place + "/", budget)
+    return node
+
+
+def _numbered(spec: Group, parent: h5py.Group, where: str, budget: list[int]) -> Iterator[Node]:
+    names = _members(parent, where + "/")
+    if set(names) != {str(number) for number in range(len(names))}:
+        raise InputError(f"{where} must hold groups named 0 to {len(names) - 1}")
+    for number in range(len(names)):
+        child = parent[str(number)]
+        if not isinstance(child, h5py.Group):
+            raise InputError(f"{where}/{number} must be a group")
+        yield _load(spec, child, f"{where}/{number}/", budget)
+
+
+def _members(group: h5py.Group, where: str) -> list[str]:
+    """Names in a group, all of them hard links; counted before they are listed."""
+    if len(group) > MAX_GROUPS:
+        raise InputError(f"group {where or '/'} has {len(group)} members; at most {MAX_GROUPS} are read")
+    names = list(group)
+    for name in names:
+        if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            raise InputError(f"{where}{name} is a soft or external link; links are not followed")
+    return names
+
+
+def _dataset(dataset: Any, spec: Array, where: str, budget: list[int]) -> h5py.Dataset:
+    """Pass a data set whose type, layout, filters and size are harmless."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputError(f"{where} must be a data set")
+    kind = dataset.id.get_type()
+    if kind.get_class() not in _CLASSES or (kind.get_class() == h5py.h5t.STRING and kind.is_variable_str()):
+        raise InputError(f"{where} holds neither plain numbers nor text of fixed length")
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() not in _LAYOUTS or layout.get_external_count():
+        raise InputError(
+            f"{where} keeps its values outside the file; virtual and external storage is refused"
+        )
+    filters = {layout.get_filter(number)[0] for number in range(layout.get_nfilters())}
+    if not filters <= _FILTERS:
+        raise InputError(
+            f"{where} uses HDF5 filter {min(filters - _FILTERS)}; only gzip, shuffle and fletcher32 are read"
+        )
+    itemsize = kind.get_size()
+    if layout.get_layout() == h5py.h5d.CHUNKED and _product(layout.get_chunk()) * itemsize > MAX_CHUNK:
+        raise InputError(f"{where} has chunks of over {MAX_CHUNK} bytes")
+    size = _product(dataset.shape) * itemsize
+    budget[0] -= size
+    if budget[0] < 0:
+        raise InputError(f"{where} declares {size} bytes, out of proportion to the size of the file")
+    if size and not dataset.id.get_storage_size():
+        raise InputError(f"{where} was never written")
+    if not any(kind.equal(h5py.h5t.py_create(np.dtype(dtype))) for dtype in spec.dtypes):
+        raise InputError(f"{where} holds {dataset.dtype}; it must hold {' or '.join(spec.dtypes)}")
+    return dataset
+
+
+def read_attribute(group: h5py.Group, spec: Attribute, where: str = "") -> Any:
+    """The raw value of an attribute: text or a number, checked to be a plain scalar before it is read."""
+    place = f"attribute {where}{spec.name}"
+    stored = group.attrs.get_id(spec.name)
+    kind = stored.get_type().get_class()
+    if stored.shape != () or kind not in (h5py.h5t.INTEGER, h5py.h5t.STRING):
+        raise InputError(
+            f"{place} must be a single {'integer' if spec.type in ('integer', 'flag') else 'text'}"
+        )
+    value = group.attrs[spec.name]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def save(spec: Group, node: Node, group: h5py.Group) -> None:
+    """Write a tree that conforms to its schema. Arrays that hold enough to gain from it are compressed."""
+    for attribute in spec.attributes:
+        if attribute.name in node.attributes:
+            value = node.attributes[attribute.name]
+            group.attrs[attribute.name] = dump(value, attribute.name) if attribute.type == "json" else (
+                value if attribute.type == "text" else np.int64(value)
+            )  # fmt: skip
+    for array in spec.arrays:
+        if array.name in node.arrays:
+            values = np.asarray(node.arrays[array.name])
+            group.create_dataset(array.name, data=values, **layout_of(values.shape, values.dtype.itemsize))
+    for child in spec.groups:
+        if child.repeated:
+            parent = group.require_group(child.name)
+            for number, item in enumerate(node.lists[child.name]):
+                save(child, item, parent.require_group(str(number)))
+        elif child.name in node.groups:
+            save(child, node.groups[child.name], group.create_group(child.name))
+
+
+def layout_of(shape: tuple[int, ...], itemsize: int) -> dict[str, Any]:
+    """Creation options: compressed chunks of about `CHUNK` bytes, cut along leading axes; none if tiny."""
+    if _product(shape) * itemsize < 512:
+        return {}
+    chunk = list(shape)
+    for axis in range(len(chunk)):
+        rest = itemsize * _product(tuple(chunk[axis + 1 :]))
+        chunk[axis] = max(1, min(chunk[axis], CHUNK // rest))
+        if chunk[axis] > 1:
+            break
+    return {"chunks": tuple(chunk), **COMPRESSION}
+
+
+class Output:
+    """An HDF5 file under construction beside its destination.
+
+    `commit` closes it and moves it into place; `discard` removes it. What stood at the destination stays
+    untouched until then. Every failure to write is an InputError that names the destination.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        self.path = Path(os.path.realpath(path))
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f"{self.path}: is not a regular file; choose another path for the output")
+        name = f".{self.path.name[:200]}.{os.getpid()}.{secrets.token_hex(8)}.tmp"
+        self._aside = self.path.with_name(name)
+        with self.writing():
+            # Created here rather than by the library, so that the name is ours alone and the umask counts.
+            os.close(os.open(self._aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            try:
+                self.file = h5py.File(self._aside, "w", libver=("v110", "v110"), locking="best-effort")
+            except BaseException:
+                self._aside.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn the library's and the system's failures to write into an InputError."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise InputError(f"{self.path}: cannot be written: {reason}") from error
+
+    def commit(self) -> None:
+        """Close the file and move it to its destination."""
+        try:
+            with self.writing():
+                self.file.close()
+                if self.path.exists():
+                    os.chmod(self._aside, stat.S_IMODE(os.stat(self.path).st_mode))
+                os.replace(self._aside, self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written; the destination keeps its old content."""
+        with contextlib.suppress(Exception):
+            self.file.close()
+        with contextlib.suppress(OSError):
+            self._aside.unlink(missing_ok=True)
+
+
+def write(path: Pathlike, spec: Group, node: Node, header: Mapping[str, str | int]) -> None:
+    """Write a whole file at once: the attributes of `header`, then the tree."""
+    output = Output(path)
+    try:
+        with output.writing():
+            output.file.attrs.update(header)
+            save(spec, node, output.file)
+    except BaseException:
+        output.discard()
+        raise
+    output.commit()
+
+
+class Digest:
+    """SHA-256 of named values in a fixed order, whatever their compression or chunks in a file."""
+
+    def __init__(self, kind: str) -> None:
+        self._hash = hashlib.sha256(kind.encode() + b"\0")
+
+    def text(self, name: str, value: object) -> None:
+        """Add a named value by its text."""
+        content = f"{name}={value}".encode()
+        self._hash.update(len(content).to_bytes(8, "little") + content)
+
+    def array(self, name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        """Add a named array in pieces that follow each other in memory order."""
+        self.text(name, f"{np.dtype(dtype).str}{list(map(int, shape))}")
+        for piece in pieces:
+            self._hash.update(np.ascontiguousarray(piece, dtype=dtype).reshape(-1).view(np.uint8).data)
+
+    def hex(self) -> str:
+        """64 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= int(extent)
+    return size
