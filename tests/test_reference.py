@@ -55,12 +55,13 @@ def test_input_is_divided_twice_clipped_and_rounded_to_even():
     assert reference.quantise_input(layer, x, 3)[2] == [3, -3, 3, -3]
 
 
-@pytest.mark.parametrize(("x", "result", "exact"), [(0.45, 4, 5), (2.45, 24, 25), (0.35, 4, 3)])
-def test_quotient_is_rounded_before_the_index(x, result, exact):
-    # The binary32 quotients are the ties 4.5, 24.5 and 3.5; the exact ones lie beside them.
-    x = F32(x)
-    layer = SimpleNamespace(x_scale=F32(1), input_scale=np.array([0.1], F32))
-    assert round(Fraction(float(x)) / Fraction(float(F32(0.1)))) == exact
+@pytest.mark.parametrize(("tie", "result", "exact"), [(4.5, 4, 5), (8.5, 8, 9), (3.5, 4, 3)])
+def test_quotient_is_rounded_before_the_index(tie, result, exact):
+    # x / 0.1 is the tie in binary32, while the exact quotient lies beside it.
+    scale = F32(0.1)
+    x = scale * F32(tie)
+    layer = SimpleNamespace(x_scale=F32(1), input_scale=np.array([scale]))
+    assert round(Fraction(float(x)) / Fraction(float(scale))) == exact
     assert reference.quantise_input(layer, np.array([[x]]), 8) == [[result]]
 
 
