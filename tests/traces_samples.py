@@ -1,5 +1,7 @@
 """Small valid content of every kind of file, seeded, for the tests of traces and the golden files."""
 
+import itertools
+
 import numpy as np
 
 import traces
@@ -21,7 +23,8 @@ def layer(rng, inputs, hidden, directions=1, projection=0, high=8, low=4, x_scal
 
     wx, wh = indices(4 * hidden, inputs), indices(4 * hidden, outputs)
     return traces.Layer(
-        input_size=inputs, hidden_size=hidden, output_size=outputs, directions=directions, projected=projection > 0,
+        input_size=inputs, hidden_size=hidden, output_size=outputs, directions=directions,
+        projected=projection > 0,
         wx_float=floats(4 * hidden, inputs), wh_float=floats(4 * hidden, outputs),
         bias=floats(4 * hidden), low_bias=floats(4 * hidden),
         wx_index=wx, wh_index=wh, wx_offset=offsets(wx), wh_offset=offsets(wh),
@@ -104,7 +107,7 @@ def trace(
                 }
                 content = {name: value for name, value in content.items() if name in ("low", *record)}
                 written[number, direction] = content
-                for sequence, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+                for sequence, (start, stop) in enumerate(itertools.pairwise(bounds)):
                     rows = {name: value[start:stop] for name, value in content.items()}
                     writer.write(number, direction, int(start), **rows)
                     writer.count(number, direction, sequence, low=int(rows["low"].sum()), overflow=sequence)
@@ -115,6 +118,7 @@ def estimate():
     """A valid estimate."""
     return traces.Estimate(
         machine="epur-dyn", baseline="epur-sip", trace_digest="cd" * 32, record={"speedup": 1.5, "note": "µ"},
-        components=["weight buffers", "dram"], dynamic_pj=np.array([1.5, 2.25]), static_pj=np.array([0.5, 0.0]),
+        components=["weight buffers", "dram"],
+        dynamic_pj=np.array([1.5, 2.25]), static_pj=np.array([0.5, 0.0]),
         area_mm2=np.array([10.0, 0.0]), layer_cycles=np.array([[10, 20], [30, 40]]),
     )  # fmt: skip

@@ -112,7 +112,7 @@ class DataWriter:
             if self._scope == "last":
                 arrays["labels"] = np.asarray(self._sequence_labels, dtype=np.int32)
             with self._output.writing():
-                self._output.file.attrs.update(schema.header("data"))
+                store.label(self._output.file, schema.header("data"))
                 store.save(SPEC, Node(self._attributes, arrays), self._output.file)
                 schema.check(self._output.file, "data")
         except BaseException:

@@ -44,8 +44,10 @@ class Attribute:
         if self.type == "text":
             if not isinstance(value, str):
                 raise InputError(f"{where} is {type(value).__name__}; it must be text")
-            if len(value) > MAX_TEXT or "\0" in value:
-                raise InputError(f"{where} is text of over {MAX_TEXT} characters or with a NUL in it")
+            if not _plain(value) or len(value) > MAX_TEXT:
+                raise InputError(
+                    f"{where} must be valid Unicode without NUL, of at most {MAX_TEXT} characters"
+                )
             if self.choices and value not in self.choices:
                 raise InputError(f"{where} is {value[:40]!r}; it must be one of {', '.join(self.choices)}")
             return value
@@ -189,11 +191,20 @@ def _object(value: Any, where: str) -> dict[str, Any]:
             value = json.loads(value, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON: {one_line(error)}") from error
-    else:
-        dump(value, where)
     if not isinstance(value, dict):
         raise InputError(f"{where} is not a JSON object")
+    if not _plain(dump(value, where)):
+        raise InputError(f"{where} must hold valid Unicode")
     return value
+
+
+def _plain(text: str) -> bool:
+    """Whether UTF-8 can express the text and a fixed-length string can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _refuse(constant: str) -> None:

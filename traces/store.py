@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from traces.errors import FormatError, InputError, one_line
-from traces.fields import MAX_GROUPS, Array, Attribute, Group, Node, dump
+from traces.fields import MAX_GROUPS, MAX_TEXT, Array, Attribute, Group, Node, dump
 
 Pathlike = str | os.PathLike[str]
 
@@ -162,16 +162,36 @@ def _dataset(dataset: Any, spec: Array, where: str, budget: list[int]) -> h5py.D
 
 
 def read_attribute(group: h5py.Group, spec: Attribute, where: str = "") -> Any:
-    """The raw value of an attribute: text or a number, checked to be a plain scalar before it is read."""
+    """The raw value of an attribute: text or a number, checked to be a plain scalar before it is read.
+
+    Text of variable length is refused, as the library can loop without end in its damaged heap.
+    """
     place = f"attribute {where}{spec.name}"
     stored = group.attrs.get_id(spec.name)
-    kind = stored.get_type().get_class()
-    if stored.shape != () or kind not in (h5py.h5t.INTEGER, h5py.h5t.STRING):
-        raise InputError(
-            f"{place} must be a single {'integer' if spec.type in ('integer', 'flag') else 'text'}"
-        )
-    value = group.attrs[spec.name]
-    return value.decode() if isinstance(value, bytes) else value
+    kind, number = stored.get_type(), spec.type in ("integer", "flag")
+    if stored.shape != () or kind.get_class() != (h5py.h5t.INTEGER if number else h5py.h5t.STRING):
+        raise InputError(f"{place} must be a single {'integer' if number else 'text'}")
+    if not number and (kind.is_variable_str() or kind.get_size() > MAX_TEXT):
+        raise InputError(f"{place} must be text of fixed length, at most {MAX_TEXT} bytes")
+    value = np.empty((), dtype=stored.dtype)
+    stored.read(value)
+    return value.item().decode() if not number else value.item()
+
+
+def write_attribute(group: h5py.Group, name: str, value: str | int) -> None:
+    """Write an integer as int64, text as UTF-8 of fixed length."""
+    if isinstance(value, str):
+        content = value.encode()
+        dtype = h5py.string_dtype("utf-8", max(1, len(content)))
+        group.attrs.create(name, np.array(content, dtype=dtype), dtype=dtype)
+    else:
+        group.attrs.create(name, np.int64(value))
+
+
+def label(file: h5py.File, header: Mapping[str, str | int]) -> None:
+    """Write the attributes that say what a file is."""
+    for name, value in header.items():
+        write_attribute(file, name, value)
 
 
 def save(spec: Group, node: Node, group: h5py.Group) -> None:
@@ -179,9 +199,8 @@ def save(spec: Group, node: Node, group: h5py.Group) -> None:
     for attribute in spec.attributes:
         if attribute.name in node.attributes:
             value = node.attributes[attribute.name]
-            group.attrs[attribute.name] = dump(value, attribute.name) if attribute.type == "json" else (
-                value if attribute.type == "text" else np.int64(value)
-            )  # fmt: skip
+            text = dump(value, attribute.name) if attribute.type == "json" else value
+            write_attribute(group, attribute.name, text)
     for array in spec.arrays:
         if array.name in node.arrays:
             values = np.asarray(node.arrays[array.name])
@@ -266,7 +285,7 @@ def write(path: Pathlike, spec: Group, node: Node, header: Mapping[str, str | in
     output = Output(path)
     try:
         with output.writing():
-            output.file.attrs.update(header)
+            label(output.file, header)
             save(spec, node, output.file)
     except BaseException:
         output.discard()
