@@ -1,0 +1,52 @@
+"""Bit-exact emulation of LSTM accelerators whose precision follows the cell state.
+
+>>> import fxp, accel
+>>> network = fxp.load("model.h5")
+>>> run = fxp.emulate(network, inputs, controller=accel.Peak())
+>>> run.low_share
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+for _name in ("traces", "accel"):
+    _package = import_module(_name)
+    if getattr(_package, "DISTRIBUTION", None) != "fxp-lstm":
+        raise ImportError(
+            f"the package {_name!r} at {getattr(_package, '__file__', None) or list(_package.__path__)} is not the one of fxp-lstm but a "
+            f"namesake: install fxp-lstm in a virtual environment of its own"
+        )
+
+# Names are imported when first used: `import fxp` and the command line start without Numba.
+_HOME = {
+    "Network": "network", "save": "network", "load": "network", "Formats": "formats",
+    "from_torch": "export", "from_state_dict": "export",
+    "emulate": "emulator", "State": "emulator", "Run": "run",
+    "evaluate": "evaluation",
+}  # fmt: skip
+
+if TYPE_CHECKING:
+    from fxp.emulator import State, emulate
+    from fxp.evaluation import evaluate
+    from fxp.export import from_state_dict, from_torch
+    from fxp.formats import Formats
+    from fxp.network import Network, load, save
+    from fxp.run import Run
+
+__all__ = [
+    "Formats", "Network", "Run", "State", "emulate", "evaluate", "from_state_dict", "from_torch", "load", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"fxp.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fxp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

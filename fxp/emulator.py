@@ -1,0 +1,396 @@
+"""Emulation of a network: every sequence step by step at the precision its controller picks, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import accel.controllers as controllers
+import traces
+from accel.controllers import Encoded, Site
+from fxp import engines
+from fxp.engines import LayerState, Piece
+from fxp.inputs import Inputs
+from fxp.network import Network
+from fxp.run import QUANTITIES, Run
+from traces import InputError
+
+STEPS = 4096  # steps of a piece: bounds the memory of long sequences
+
+
+@dataclass
+class SequenceState:
+    """Where one sequence stands: its id, declared length (None: unknown), processed steps, and the state of every layer."""
+
+    id: int
+    length: int | None
+    steps: int
+    layers: list[LayerState]
+
+
+@dataclass
+class State:
+    """Where a batch of sequences stands, to go on from (`emulate(..., state=run.state)`)."""
+
+    sequences: list[SequenceState]
+    digest: str
+    controller: Any
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+class Emulation:
+    """One network under one controller with one engine; sequences advance piece by piece.
+
+    Parameters
+    ----------
+    network : Network
+    controller : built-in controller of `accel`, or a user's own
+    engine : {"fast", "portable", "reference"}
+    sinks : objects with `write` and `count` as `traces.TraceWriter`
+    quantities : which of "cell", "hidden" and "accumulators" the sinks want
+    """
+
+    def __init__(self, network: Network, controller: Any, engine: str, sinks: Sequence[Any] = (), quantities: Iterable[str] = ()):
+        controllers.check(controller)
+        self.network = network
+        self.controller = controller
+        self._engine = engines.make(engine, network)
+        self._sinks = sinks
+        self._wanted = {name: name in quantities for name in QUANTITIES}
+        self._built_in = isinstance(controller, controllers.Controller)
+        self._lock = threading.Lock()
+        # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would say next.
+        self._steering = controller if self._built_in else controllers.Static(network.formats.high)
+
+    def start(self, identity: int, length: int | None) -> SequenceState:
+        """The state of a sequence before its first step (unidirectional networks)."""
+        layers = [self._start(self._site(identity, length, l, 0))[0] for l in range(len(self.network.layers))]
+        return SequenceState(identity, length, 0, layers)
+
+    def _site(self, identity: int, length: int | None, layer: int, direction: int) -> Site:
+        formats = self.network.formats
+        hidden = self.network.layers[layer].hidden_size
+        return Site(identity, length, layer, direction, hidden, formats.high, formats.low, formats.profile)
+
+    def _start(self, site: Site) -> tuple[LayerState, Encoded]:
+        state = LayerState.zero(site.hidden, self.network.layers[site.layer].output_size, site.profile)
+        encoded = self._steering.encode(site)
+        if self._built_in:
+            self._engine.begin(self._steering, site, encoded, state)
+        else:
+            state.user = copy.deepcopy(self.controller)
+            first = _reset(state.user, site)
+            state.low[:] = 1 if first is None else _mask(first, site)
+        return state, encoded
+
+    def encode(self, state: SequenceState) -> list[Encoded]:
+        """The controller for each layer of a sequence, as kernels take it (unidirectional networks)."""
+        if self.network.directions == 2:
+            return []
+        sites = [self._site(state.id, state.length, l, 0) for l in range(len(self.network.layers))]
+        return [self._steering.encode(site) for site in sites]
+
+    def advance(self, state: SequenceState, encoded: Sequence[Encoded], x: np.ndarray, sequence: int, row: int) -> np.ndarray:
+        """Process a piece.
+
+        Parameters
+        ----------
+        state : SequenceState, moved along
+        encoded : what `encode` gave for the sequence
+        x : float32 [time, features]
+        sequence : position of the sequence in the sinks
+        row : first row of the piece among the concatenated steps in the sinks
+
+        Returns
+        -------
+        int8 [time, directions * output]: h indices of the last layer.
+        """
+        indices = self._engine.quantise_input(x)
+        for number, layer in enumerate(self.network.layers):
+            sides = []
+            for direction in range(layer.directions):
+                site = self._site(state.id, state.length, number, direction)
+                moving, control = (state.layers[number], encoded[number]) if encoded else self._start(site)
+                sides.append(self._run(site, control, moving, indices, state.steps, sequence, row))
+            indices = sides[0] if len(sides) == 1 else np.concatenate(sides, axis=1)
+        state.steps += len(x)
+        return indices
+
+    def _run(self, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int, sequence: int, row: int) -> np.ndarray:
+        if self._built_in:
+            piece = self._piece(site, encoded, state, x, step)
+            self._keep(site, piece, sequence, row)
+            return piece.hidden
+        hidden = np.empty((len(x), state.h.size), np.int8)
+        for t in range(len(x)):
+            position = len(x) - 1 - t if site.direction else t
+            piece = self._piece(site, encoded, state, x[position : position + 1], step + t)
+            hidden[position] = piece.hidden[0]
+            self._keep(site, piece, sequence, row + position)
+            state.low[:] = _mask(_step(state.user, state.c.copy(), state.h.copy()), site)
+        return hidden
+
+    def _piece(self, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int) -> Piece:
+        return self._engine.run(
+            self._steering, site, encoded, state, x, step, self._wanted["cell"], self._wanted["accumulators"]
+        )
+
+    def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
+        values = {name: getattr(piece, name) if wanted else None for name, wanted in self._wanted.items()}
+        with self._lock:
+            for sink in self._sinks:
+                sink.write(site.layer, site.direction, row, low=piece.plan, **values)
+                sink.count(site.layer, site.direction, sequence, low=piece.low, overflow=piece.overflow)
+
+
+def _reset(user: Any, site: Site) -> Any:
+    accepted = inspect.signature(user.reset).parameters
+    extra = {
+        name: value
+        for name, value in (("layer", site.layer), ("direction", site.direction), ("hidden", site.hidden))
+        if name in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    }
+    return user.reset(site.sequence, site.length, **extra)
+
+
+def _step(user: Any, c: np.ndarray, h: np.ndarray) -> Any:
+    return user.step(c, h) if hasattr(user, "step") else user(c, h)
+
+
+def _mask(mask: Any, site: Site) -> np.ndarray:
+    array = np.asarray(mask)
+    if array.shape != (site.hidden,) or array.dtype.kind not in "biu":
+        raise InputError(
+            f"the controller returned {array.dtype} {list(array.shape)} in layer {site.layer}, expected a bool mask [{site.hidden}]"
+        )
+    return array != 0
+
+
+def stream(
+    network: Network,
+    inputs: Inputs,
+    emulation: Emulation,
+    states: Sequence[SequenceState],
+    consume: Callable[[int, int, np.ndarray], None],
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Emulate all sequences piece by piece.
+
+    Parameters
+    ----------
+    consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece, from any of the threads
+    threads : sequences run side by side
+    progress : called with the number of steps done since the last call
+    """
+    offsets = np.concatenate([[0], np.cumsum(inputs.lengths)])
+    whole = network.directions == 2
+
+    def one(number: int) -> None:
+        length = int(inputs.lengths[number])
+        size = length if whole else STEPS
+        encoded = emulation.encode(states[number])
+        for start in range(0, length, size):
+            stop = min(start + size, length)
+            x = inputs.chunk(number, start, stop)
+            hidden = emulation.advance(states[number], encoded, x, number, int(offsets[number]) + start)
+            consume(number, start, hidden)
+            if progress is not None:
+                progress(stop - start)
+
+    if threads == 1:
+        for number in range(len(inputs)):
+            one(number)
+        return
+    # Long sequences first, so that no thread is left alone with one at the end.
+    order = np.argsort(-inputs.lengths, kind="stable")
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(one, int(number)) for number in order]:
+            future.result()
+
+
+def declared_lengths(network: Network, inputs: Inputs, sequence_length: Any, states: Sequence[SequenceState] | None) -> list[int | None]:
+    """Length of every whole sequence: given, carried by the state, or (without a state) that of the input."""
+    if sequence_length is None:
+        if states is not None:
+            return [state.length for state in states]
+        return [int(n) for n in inputs.lengths]
+    given = np.broadcast_to(np.asarray(sequence_length), (len(inputs),)) if np.ndim(sequence_length) == 0 else np.asarray(sequence_length)
+    if given.shape != (len(inputs),) or given.dtype.kind not in "iu" or (given < 1).any():
+        raise InputError(f"sequence_length has to be a positive int, or one for each of the {len(inputs)} sequences")
+    return [int(n) for n in given]
+
+
+def _starting_states(network: Network, inputs: Inputs, emulation: Emulation, state: State | None, ids: Sequence[int], lengths: Sequence[int | None]) -> list[SequenceState]:
+    if state is None:
+        if network.directions == 2:
+            return [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
+        return [emulation.start(i, n) for i, n in zip(ids, lengths, strict=True)]
+    states = copy.deepcopy(state.sequences)
+    for current, length in zip(states, lengths, strict=True):
+        current.length = length
+    return states
+
+
+def check_lengths(controller: Any, inputs: Inputs, states: Sequence[SequenceState]) -> None:
+    """Raises InputError where a controller that needs the sequence length would be run beyond it."""
+    if not getattr(controller, "needs_length", False):
+        return
+    for number, (state, steps) in enumerate(zip(states, inputs.lengths, strict=True)):
+        if state.length is not None and state.steps + steps > state.length:
+            raise InputError(
+                f"sequence {number}: {state.steps + steps} steps, but its length was taken as {state.length}: "
+                f"give sequence_length with the first piece, since {controller.name} has shares of it"
+            )
+
+
+def _check_continuation(network: Network, controller: Any, inputs: Inputs, state: State | None) -> None:
+    if state is None:
+        return
+    if network.directions == 2:
+        raise InputError("a bidirectional network cannot go on from a state: its backward direction needs the whole sequence")
+    if not isinstance(state, State):
+        raise InputError("state has to be the `state` of an earlier run")
+    if len(state) != len(inputs):
+        raise InputError(f"state has {len(state)} sequences, the inputs have {len(inputs)}")
+    if state.digest != network.digest:
+        raise InputError("state comes from another network")
+    if controllers.describe(state.controller) != controllers.describe(controller):
+        raise InputError("state comes from a run with another controller")
+
+
+def emulate(
+    network: Network,
+    inputs: Any,
+    controller: Any = None,
+    engine: str = "fast",
+    threads: int = 1,
+    trace: str | os.PathLike[str] | None = None,
+    record: Sequence[str] = (),
+    state: State | None = None,
+    sequence_ids: Sequence[int] | None = None,
+    sequence_length: Any = None,
+    *,
+    data_digest: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Emulate a network bit for bit.
+
+    Parameters
+    ----------
+    network : Network
+    inputs : float32 [batch, time, features], list of float32 [time, features], or traces.Data
+        With an embedding in the network: int tokens [batch, time] or a list of [time].
+    controller : a controller of `accel` or a user's own; default `accel.Peak()`
+    engine : {"fast", "portable", "reference"}
+        All give the same bits.
+    threads : int
+        Sequences that run side by side; does not change a bit.
+    trace : path, optional
+        Trace file to write: the plan, and what `record` names.
+    record : any of "plan", "cell", "hidden", "accumulators"
+        Kept in memory.
+    state : State, optional
+        `run.state` of the run that this one continues; unidirectional networks only.
+    sequence_ids : ints, optional
+        What `Random` and `Schedule` key on; default: the index (or the ids of a data file).
+    sequence_length : int or ints, optional
+        Length of the whole sequences where `inputs` are pieces of them.
+    data_digest : str
+        Written into the trace.
+    progress : callable, optional
+        Called with a number of finished steps.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        Whatever does not fit; nothing is written then.
+    """
+    if not isinstance(network, Network):
+        raise InputError(f"network is {type(network).__name__}, expected fxp.Network (fxp.load, fxp.from_torch)")
+    controller = controllers.Peak() if controller is None else controller
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}, expected an int of at least 1")
+    record = (record,) if isinstance(record, str) else tuple(record)
+    for name in record:
+        if name not in ("plan", *QUANTITIES):
+            raise InputError(f"record names {name!r}; possible are plan, {', '.join(QUANTITIES)}")
+    source = Inputs(network, inputs)
+    _check_continuation(network, controller, source, state)
+    if state is not None:
+        ids: Sequence[int] = [s.id for s in state.sequences]
+    else:
+        ids = sequence_numbers(sequence_ids, source)
+    lengths = declared_lengths(network, source, sequence_length, None if state is None else state.sequences)
+
+    run = Run.allocate(network, source.lengths, ids, record, controllers.describe(controller))
+    with ExitStack() as stack:
+        sinks: list[Any] = [run]
+        emulation = Emulation(network, controller, engine, sinks, record)
+        states = _starting_states(network, source, emulation, state, ids, lengths)
+        check_lengths(controller, source, states)
+        if trace is not None:
+            sinks.append(stack.enter_context(open_trace(trace, network, source.lengths, ids, record, controller, data_digest)))
+        outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
+        scale = np.float32(network.layers[-1].h_scale)
+
+        def consume(number: int, start: int, hidden: np.ndarray) -> None:
+            outputs[number][start : start + len(hidden)] = hidden.astype(np.float32) * scale
+
+        stream(network, source, emulation, states, consume, threads, progress)
+    run.outputs = np.stack(outputs) if source.dense else outputs
+    if network.directions == 1:
+        run.state = State(states, network.digest, controller)
+    return run
+
+
+def sequence_numbers(given: Sequence[int] | None, source: Inputs) -> list[int]:
+    """Ids of the sequences, checked."""
+    if given is None:
+        return list(source.default_ids) if source.default_ids is not None else list(range(len(source)))
+    ids = [int(i) for i in given]
+    if len(ids) != len(source):
+        raise InputError(f"{len(ids)} sequence_ids for {len(source)} sequences")
+    if not all(-(2**63) <= i < 2**63 for i in ids):
+        raise InputError("sequence_ids have to be 64-bit integers")
+    return ids
+
+
+def open_trace(path: Any, network: Network, lengths: np.ndarray, ids: Sequence[int], record: Sequence[str], controller: Any, data_digest: str) -> traces.TraceWriter:
+    """A writer for the trace of a run (context manager)."""
+    from fxp import __version__
+
+    formats = network.formats
+    description = controllers.describe(controller)
+    return traces.TraceWriter(
+        path,
+        lengths=lengths,
+        ids=ids,
+        layers=[(n.input_size, n.hidden_size, n.output_size, n.directions, n.projected) for n in network.layers],
+        record=tuple(name for name in record if name != "plan"),
+        model_digest=network.digest,
+        data_digest=data_digest,
+        controller=description,
+        seed=int(description.get("seed", -1)),
+        package_version=__version__,
+        high=formats.high,
+        low=formats.low,
+        profile=formats.profile,
+        accumulator_bits=formats.accumulator_bits,
+        overflow=formats.overflow,
+    )

@@ -1,0 +1,99 @@
+"""Inputs of an emulation, whatever the caller has: a batch, a list of sequences, or an opened data file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import traces
+from fxp.network import Network
+from traces import InputError
+
+
+class Inputs:
+    """Sequences of features, read piece by piece.
+
+    Parameters
+    ----------
+    network : Network
+        Its embedding, if any, turns tokens into features.
+    source : float32 [batch, time, features], list of float32 [time, features], or traces.Data
+        With an embedding: int [batch, time], list of int [time].
+
+    Raises
+    ------
+    InputError
+        Empty data or sequences, wrong number of features or dimensions; NaN or infinite values (when read).
+    """
+
+    def __init__(self, network: Network, source: Any):
+        self._network = network
+        self._tokens = network.model.embedding is not None
+        self.dense = False
+        self.default_ids: Sequence[int] | None = None
+        if isinstance(source, traces.Data):
+            self._source: Any = source
+            self.lengths = np.diff(np.asarray(source.offsets))
+            self.default_ids = [int(i) for i in source.ids]
+            self._check_form(*_form(source))
+        else:
+            if hasattr(source, "detach"):
+                source = source.detach().cpu().numpy()
+            self.dense = isinstance(source, np.ndarray)
+            if self.dense and source.ndim != (2 if self._tokens else 3):
+                raise InputError(f"inputs have {source.ndim} dimensions, expected {self._expected('batch')} or a list of {self._expected()}")
+            self._source = [_as_array(x) for x in source]
+            self.lengths = np.array([x.shape[0] if x.ndim else 0 for x in self._source], np.int64)
+            for number, x in enumerate(self._source):
+                self._check_form(x.ndim, x.dtype, x.shape[-1] if x.ndim else 0, f"sequence {number}: ")
+        if not len(self.lengths):
+            raise InputError("there are no input sequences")
+        for number in np.flatnonzero(self.lengths == 0):
+            raise InputError(f"sequence {number} is empty")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def _expected(self, batch: str = "") -> str:
+        axes = ([batch] if batch else []) + ["time"] + ([] if self._tokens else ["features"])
+        return f"[{', '.join(axes)}]"
+
+    def _check_form(self, dimensions: int, kind: np.dtype, features: int, where: str = "") -> None:
+        if dimensions != (1 if self._tokens else 2):
+            raise InputError(f"{where}inputs of {dimensions} dimensions, expected {self._expected()}")
+        if self._tokens:
+            if kind.kind not in "iu":
+                raise InputError(f"{where}inputs are of type {kind}, but the network has an embedding and takes int tokens")
+        elif kind.kind not in "fiu":
+            raise InputError(f"{where}inputs are of type {kind}, expected float32")
+        elif features != self._network.features:
+            raise InputError(f"{where}{features} features, but the network takes {self._network.features}")
+
+    def chunk(self, number: int, start: int, stop: int) -> np.ndarray:
+        """Features float32 [stop - start, features] of one sequence."""
+        if isinstance(self._source, traces.Data):
+            values = np.asarray(self._source.chunk(number, start, stop))
+        else:
+            values = self._source[number][start:stop]
+        if self._tokens:
+            return self._network.embed(values)
+        with np.errstate(over="ignore"):
+            values = np.asarray(values, np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"sequence {number}: NaN or infinite features between steps {start} and {stop}")
+        return values
+
+    def whole(self, number: int) -> np.ndarray:
+        """Features of a whole sequence."""
+        return self.chunk(number, 0, int(self.lengths[number]))
+
+
+def _form(data: traces.Data) -> tuple[int, np.dtype, int]:
+    shape = data.values.shape
+    return len(shape), data.values.dtype, shape[-1]
+
+
+def _as_array(x: Any) -> np.ndarray:
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)

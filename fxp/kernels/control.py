@@ -1,0 +1,32 @@
+"""The precision controllers' C functions, as kernels call them (arguments: `accel/controller.pyx`)."""
+
+from numba import types
+from numba.extending import intrinsic
+
+from fxp.kernels.build import external
+
+_COUNTS = types.CPointer(types.int64)
+_REALS = types.CPointer(types.float32)
+_WORDS = types.CPointer(types.int32)
+_BYTES = types.CPointer(types.uint8)
+_INDEX = types.CPointer(types.int8)
+
+first_mask = external("accel.controller", "first_mask", types.int64, _COUNTS, _BYTES, types.int64, types.int64, _BYTES)
+next_mask_float = external(
+    "accel.controller", "next_mask_float",
+    types.int64, _COUNTS, _REALS, _WORDS, _BYTES, _REALS, _INDEX, types.int64, types.int64, _BYTES,
+)  # fmt: skip
+next_mask_fixed = external(
+    "accel.controller", "next_mask_fixed",
+    types.int64, _COUNTS, _REALS, _WORDS, _BYTES, types.CPointer(types.int16), _INDEX, types.int64, types.int64, _BYTES,
+)  # fmt: skip
+
+
+@intrinsic
+def pointer(typing_context, array):  # type: ignore[no-untyped-def]
+    """Address of an array's first item."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
