@@ -326,7 +326,9 @@ class DataFile(Sequences):
 def check_values(values: np.ndarray, first: int) -> None:
     """InputError unless features are finite and tokens not negative; `first` is the step of values[0]."""
     bad = (
-        values < 0 if values.dtype.kind in "iu" else ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        values < 0
+        if values.dtype.kind in "iu"
+        else ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     )
     if bad.any():
         step = first + int(np.argmax(bad))

@@ -11,6 +11,7 @@ from traces.data import SPEC, check_values
 from traces.errors import InputError
 from traces.fields import Node, present
 from traces.ragged import ids_of, offsets_of
+from traces.schema import MAX_SIZE
 
 
 class DataWriter:
@@ -32,7 +33,12 @@ class DataWriter:
                  origin: str = "", licence: str = "", metric: str | None = None) -> None:  # fmt: skip
         if scope not in (None, "step", "last"):
             raise InputError(f"scope is {scope!r}; it must be step, last or None")
+        if not isinstance(features, (int, np.integer)) or not 0 <= features <= MAX_SIZE:
+            raise InputError(f"features is {features!r}; it must be 0 (tokens) to {MAX_SIZE}")
         self._attributes = present({"name": name, "origin": origin, "licence": licence, "metric": metric})
+        for attribute in SPEC.attributes:
+            if attribute.name in self._attributes:
+                attribute.accept(self._attributes[attribute.name], attribute.name)
         self._scope = scope
         self._ids: list[int] = []
         self._lengths: list[int] = []
@@ -108,13 +114,12 @@ class DataWriter:
     def close(self) -> None:
         """Complete the file and move it into place."""
         try:
-            arrays = {"ids": ids_of(self._ids, len(self._ids)), "offsets": offsets_of(self._lengths)}
+            arrays = {"offsets": offsets_of(self._lengths), "ids": ids_of(self._ids, len(self._ids))}
             if self._scope == "last":
                 arrays["labels"] = np.asarray(self._sequence_labels, dtype=np.int32)
             with self._output.writing():
                 store.label(self._output.file, schema.header("data"))
                 store.save(SPEC, Node(self._attributes, arrays), self._output.file)
-                schema.check(self._output.file, "data")
         except BaseException:
             self._output.discard()
             raise

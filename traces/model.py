@@ -242,7 +242,7 @@ def _node(owner: Any, spec: Group) -> Node:
     for name in _SCALARS:
         if arrays.get(name) is not None:
             value = arrays[name]
-            if not isinstance(value, (float, int, np.floating)) and np.shape(value) != ():
+            if np.shape(value) != () or np.asarray(value).dtype.kind not in "fiu":
                 raise InputError(f"{name} must be a single float32")
             with np.errstate(over="ignore"):
                 arrays[name] = np.asarray(value, dtype=np.float32)

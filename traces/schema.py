@@ -15,7 +15,8 @@ PREFIX = "fxp-lstm/"
 VERSION = 1
 """Version of the formats that this package writes, and the newest that it reads."""
 
-_MAX_SIZE = 65_536
+MAX_SIZE = 65_536
+"""Largest input, hidden or output size."""
 _FLOAT, _INT, _BYTE, _SIGN, _LONG, _DOUBLE = ("<f4",), ("<i4",), ("|u1",), ("|i1",), ("<i8",), ("<f8",)
 
 _NUMBERS = (
@@ -26,11 +27,9 @@ _NUMBERS = (
     Attribute("overflow", "text", "what happens to a sum outside the accumulator", choices=("wrap", "clamp")),
 )
 _SIZES = (
-    Attribute("input_size", "integer", "N", range=(1, _MAX_SIZE), size="N"),
-    Attribute("hidden_size", "integer", "H", range=(1, _MAX_SIZE), size="H"),
-    Attribute(
-        "output_size", "integer", "R: H, or the size of the projection", range=(1, _MAX_SIZE), size="R"
-    ),
+    Attribute("input_size", "integer", "N", range=(1, MAX_SIZE), size="N"),
+    Attribute("hidden_size", "integer", "H", range=(1, MAX_SIZE), size="H"),
+    Attribute("output_size", "integer", "R: H, or the size of the projection", range=(1, MAX_SIZE), size="R"),
     Attribute(
         "directions",
         "integer",

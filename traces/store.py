@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from traces.aside import Aside
 from traces.errors import FormatError, InputError, one_line
 from traces.fields import MAX_GROUPS, MAX_TEXT, Array, Attribute, Group, Node, dump
 
@@ -31,6 +32,7 @@ MAX_CHUNK = 64 << 20
 CHUNK = 256 << 10
 """Size of the chunks that are written, in bytes."""
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+"""Level 1: higher ones cost more time in the emulator's loop and gain little on bit-packed plans."""
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
 _CLASSES = {h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING}
@@ -235,28 +237,34 @@ class Output:
     """
 
     def __init__(self, path: Pathlike) -> None:
-        self.path = Path(os.path.realpath(path))
-        if self.path.exists() and not self.path.is_file():
+        self.path = Path(path)
+        with self.writing():
+            self.path = Path(os.path.realpath(path))
+            unfit = self.path.exists() and not self.path.is_file()
+        if unfit:
             raise InputError(f"{self.path}: is not a regular file; choose another path for the output")
         name = f".{self.path.name[:200]}.{os.getpid()}.{secrets.token_hex(8)}.tmp"
         self._aside = self.path.with_name(name)
         with self.writing():
-            # Created here rather than by the library, so that the name is ours alone and the umask counts.
-            os.close(os.open(self._aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            self._sink = Aside(self._aside)
             try:
-                self.file = h5py.File(self._aside, "w", libver=("v110", "v110"), locking="best-effort")
+                self.file = h5py.File(self._sink, "w", libver=("v110", "v110"))
             except BaseException:
-                self._aside.unlink(missing_ok=True)
+                self._remove()
                 raise
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Turn the library's and the system's failures to write into an InputError."""
+        sink = getattr(self, "_sink", None)
         try:
             yield
+            if sink is not None and sink.failure is not None:
+                raise sink.failure
         except InputError:
             raise
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as caught:
+            error = getattr(sink, "failure", None) or caught
             reason = getattr(error, "strerror", None) or one_line(error)
             raise InputError(f"{self.path}: cannot be written: {reason}") from error
 
@@ -265,6 +273,8 @@ class Output:
         try:
             with self.writing():
                 self.file.close()
+                self._sink.close()
+            with self.writing():
                 if self.path.exists():
                     os.chmod(self._aside, stat.S_IMODE(os.stat(self.path).st_mode))
                 os.replace(self._aside, self.path)
@@ -276,6 +286,10 @@ class Output:
         """Remove what was written; the destination keeps its old content."""
         with contextlib.suppress(Exception):
             self.file.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        self._sink.close()
         with contextlib.suppress(OSError):
             self._aside.unlink(missing_ok=True)
 

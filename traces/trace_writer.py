@@ -11,7 +11,7 @@ import numpy as np
 from traces import plan, schema, store
 from traces.errors import InputError
 from traces.fields import Node, conform
-from traces.ragged import ids_of, offsets_of
+from traces.ragged import ids_of, offsets_of, position
 
 SPEC = schema.SCHEMAS["trace"]
 RECORDS = ("plan", "cell", "hidden", "accumulators")
@@ -247,6 +247,9 @@ class TraceWriter:
 
     def count(self, layer: int, direction: int, sequence: int, low: int = 0, overflow: int = 0) -> None:
         """Add to the low element-steps and the overflows of a sequence (by its position)."""
+        if not 0 <= layer < len(self._nodes) or not 0 <= direction < self._shapes[layer]["plan"][0]:
+            raise InputError(f"layer {layer}, direction {direction} does not exist in the trace")
+        sequence = position(sequence, len(self._offsets) - 1)
         with self._lock:
             self._nodes[layer].arrays["low_count"][direction, sequence] += low
             self._nodes[layer].arrays["overflow_count"][direction, sequence] += overflow
