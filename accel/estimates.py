@@ -54,6 +54,11 @@ class Cost:
     low_share: float
 
     @property
+    def busy_cycles(self) -> int:
+        """On-chip cycles in which the dot-product units work."""
+        return self.compute_cycles - self.stall_cycles
+
+    @property
     def dynamic_pj(self) -> float:
         return sum(part["dynamic_pj"] for part in self.components.values())
 
@@ -302,6 +307,6 @@ def _notes(work: Workload, machine: Machine) -> list[str]:
         )
     if machine.dynamic and machine.read_banks(work.layers[0].low) > 1:
         notes.append(
-            f"{work.layers[0].low} bits need more than the upper weight bank: low precision saves no weight reads"
+            f"{work.layers[0].low} bits need both weight banks: low precision saves no weight reads"
         )
     return notes

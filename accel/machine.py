@@ -193,7 +193,8 @@ class Machine(Section):
         Raises
         ------
         InputError
-            No such preset or file, or a bad one: the message names field, value, what is allowed and the line.
+            No such preset or file, or a bad one: the message names field, value, what is allowed and the
+            line.
         """
         if isinstance(name, Machine):
             return name

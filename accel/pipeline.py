@@ -2,8 +2,8 @@
 
 Every event of the pipeline starts as soon as the last of its conditions holds (rules: `docs/accelerator.md`),
 so that times are maxima of sums of latencies. After an element, the future depends on the past only through a
-few differences of times, of which few combinations occur: they are numbered as they appear, and the transition
-from one to the next is computed once for each precision and then looked up.
+few differences of times, of which few combinations occur: they are numbered as they appear, and the
+transition from one to the next is computed once for each precision and then looked up.
 """
 
 from __future__ import annotations
