@@ -9,14 +9,27 @@ DISTRIBUTION = "fxp-lstm"
 
 # Names are imported when first used, so that a controller costs neither Numba nor pydantic.
 _HOME = {
-    "Static": "controllers", "Random": "controllers", "Peak": "controllers", "Delta": "controllers", "Schedule": "controllers",
-    "Controller": "controllers", "Site": "controllers",
+    "Static": "controllers", "Random": "controllers", "Peak": "controllers", "Delta": "controllers",
+    "Schedule": "controllers", "Controller": "controllers", "Site": "controllers",
     "estimate": "estimates", "Estimate": "estimates", "Machine": "machine", "machines": "machine",
     "reproduce": "reproduction", "baselines": "alternatives", "sensitivity": "sensitivities",
 }  # fmt: skip
 
 if TYPE_CHECKING:
-    from accel.controllers import Controller, Delta, Peak, Random, Schedule, Site, Static
+    from accel.alternatives import baselines as baselines
+    from accel.controllers import Controller as Controller
+    from accel.controllers import Delta as Delta
+    from accel.controllers import Peak as Peak
+    from accel.controllers import Random as Random
+    from accel.controllers import Schedule as Schedule
+    from accel.controllers import Site as Site
+    from accel.controllers import Static as Static
+    from accel.estimates import Estimate as Estimate
+    from accel.estimates import estimate as estimate
+    from accel.machine import Machine as Machine
+    from accel.machine import machines as machines
+    from accel.reproduction import reproduce as reproduce
+    from accel.sensitivities import sensitivity as sensitivity
 
 __all__ = sorted(_HOME)
 

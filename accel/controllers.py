@@ -4,9 +4,11 @@ The classes here hold validated parameters; `encode` turns them into the argumen
 `accel/controller.pyx`, which the kernels call inside the time loop. Rules: `docs/numerics.md`, section 7.
 A user's own controller is any object with
 
-- `reset(sequence, length)`, called at the start of a sequence; it may return the mask of the first step (else all low). If it
+- `reset(sequence, length)`, called at the start of a sequence; it may return the mask of the first step (else all
+low). If it
   takes keyword arguments `layer`, `direction` or `hidden`, it gets them;
-- `step(c, h)` (or `__call__`), called after every step with the layer's whole c (float32 or int16 [hidden]) and h indices
+- `step(c, h)` (or `__call__`), called after every step with the layer's whole c (float32 or int16 [hidden]) and h
+indices
   (int8 [output]); it returns the low mask of the next step (bool [hidden], True = low).
 
 Each sequence, layer and direction works on a deep copy of the object.
@@ -59,7 +61,13 @@ class Encoded:
     plan: np.ndarray  # uint8 [time, hidden]; [0, hidden] unless a schedule
 
 
-def _encoded(name: str, site: Site, counts: Sequence[int] = (), reals: Sequence[float] = (), plan: np.ndarray | None = None) -> Encoded:
+def _encoded(
+    name: str,
+    site: Site,
+    counts: Sequence[int] = (),
+    reals: Sequence[float] = (),
+    plan: np.ndarray | None = None,
+) -> Encoded:
     integers = np.zeros(8, np.int64)
     integers[: len(counts)] = counts
     numbers = np.zeros(4, np.float32)
@@ -69,7 +77,7 @@ def _encoded(name: str, site: Site, counts: Sequence[int] = (), reals: Sequence[
     return Encoded(compiled.KINDS[name], integers, numbers, plan)
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool | np.bool_, message: str) -> None:
     if not condition:
         raise InputError(message)
 
@@ -89,7 +97,10 @@ def _is_real(value: Any) -> bool:
 
 def _check_count(name: str, value: Count) -> None:
     good = value >= 1 if _is_integer(value) else isinstance(value, (float, np.floating)) and 0 < value <= 1
-    _require(good, f"{name} is {value!r}: give a count of steps (an int >= 1) or a share of the sequence (a float in (0, 1])")
+    _require(
+        good,
+        f"{name} is {value!r}: give a count of steps (an int >= 1) or a share of the sequence (a float in (0, 1])",
+    )
     if _is_integer(value):
         _require(value < 2**31, f"{name} is {value!r}: a count of steps has to stay below 2**31")
 
@@ -109,7 +120,8 @@ class Controller:
         return asdict(self)  # type: ignore[call-overload]
 
     def encode(self, site: Site) -> Encoded:
-        """Arguments of the C functions for one sequence, layer and direction. Raises InputError where it does not fit."""
+        """Arguments of the C functions for one sequence, layer and direction. Raises InputError where it does not
+        fit."""
         raise NotImplementedError
 
 
@@ -120,7 +132,10 @@ class Static(Controller):
     bits: int = 8
 
     def __post_init__(self) -> None:
-        _require(_is_integer(self.bits) and 2 <= self.bits <= 8, f"Static: bits is {self.bits!r}, expected an int from 2 to 8")
+        _require(
+            _is_integer(self.bits) and 2 <= self.bits <= 8,
+            f"Static: bits is {self.bits!r}, expected an int from 2 to 8",
+        )
 
     def encode(self, site: Site) -> Encoded:
         _require(
@@ -141,8 +156,14 @@ class Random(Controller):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(_is_real(self.low_share) and 0 <= self.low_share <= 1, f"Random: low_share is {self.low_share!r}, expected 0 to 1")
-        _require(_is_integer(self.seed) and -(2**63) <= self.seed < 2**63, f"Random: seed is {self.seed!r}, expected a 64-bit int")
+        _require(
+            _is_real(self.low_share) and 0 <= self.low_share <= 1,
+            f"Random: low_share is {self.low_share!r}, expected 0 to 1",
+        )
+        _require(
+            _is_integer(self.seed) and -(2**63) <= self.seed < 2**63,
+            f"Random: seed is {self.seed!r}, expected a 64-bit int",
+        )
 
     def encode(self, site: Site) -> Encoded:
         key = compiled.key(int(self.seed), site.sequence, site.layer, site.direction)
@@ -180,7 +201,9 @@ class Peak(Controller):
         if _is_integer(value):
             return int(value)
         if site.length is None:
-            raise InputError(f"Peak: {name} is a share of the sequence length, which is unknown here: give sequence_length")
+            raise InputError(
+                f"Peak: {name} is a share of the sequence length, which is unknown here: give sequence_length"
+            )
         return max(1, math.ceil(float(value) * site.length))
 
 
@@ -193,13 +216,20 @@ class Delta(Controller):
 
     def __post_init__(self) -> None:
         _require(
-            _is_real(self.threshold) and 0 <= self.threshold <= 2**15, f"Delta: threshold is {self.threshold!r}, expected 0 to 32768"
+            _is_real(self.threshold) and 0 <= self.threshold <= 2**15,
+            f"Delta: threshold is {self.threshold!r}, expected 0 to 32768",
         )
-        _require(isinstance(self.relative, (bool, np.bool_)), f"Delta: relative is {self.relative!r}, expected True or False")
+        _require(
+            isinstance(self.relative, (bool, np.bool_)),
+            f"Delta: relative is {self.relative!r}, expected True or False",
+        )
 
     def encode(self, site: Site) -> Encoded:
         return _encoded(
-            "Delta", site, [int(self.relative), _rounded(self.threshold, 12 if self.relative else 11)], [self.threshold]
+            "Delta",
+            site,
+            [int(self.relative), _rounded(self.threshold, 12 if self.relative else 11)],
+            [self.threshold],
         )
 
 
@@ -209,8 +239,10 @@ class Schedule(Controller):
     Parameters
     ----------
     plan : an opened trace, a run with its plan recorded, or a hand-made plan
-        Hand-made: an array `[hidden]` (the same mask in every step) or `[time, hidden]` (time positions of the input; True = low) for
-        a network of one layer and direction; a list of those (or of lists over directions), one entry a layer; or a dict from
+        Hand-made: an array `[hidden]` (the same mask in every step) or `[time, hidden]` (time positions of the
+        input; True = low) for
+        a network of one layer and direction; a list of those (or of lists over directions), one entry a layer; or a
+        dict from
         sequence id to any of these.
     """
 
@@ -220,7 +252,9 @@ class Schedule(Controller):
         if hasattr(plan, "layers") and hasattr(plan, "ids"):
             self._rows_of = {int(identity): row for row, identity in enumerate(plan.ids)}
         elif plan is None or isinstance(plan, (str, bytes)):
-            raise InputError("Schedule: give an opened trace (traces.open), a run with its plan recorded, or masks as arrays")
+            raise InputError(
+                "Schedule: give an opened trace (traces.open), a run with its plan recorded, or masks as arrays"
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -230,20 +264,30 @@ class Schedule(Controller):
         return {"plan": source if isinstance(source, dict) else str(source)}
 
     def rows(self, sequence: int, layer: int, direction: int, hidden: int) -> np.ndarray:
-        """Masks of one sequence (its id), layer and direction: bool [time, hidden] in time positions ([1, hidden]: every step)."""
+        """Masks of one sequence (its id), layer and direction: bool [time, hidden] in time positions ([1, hidden]:
+        every step)."""
         where = f"Schedule: sequence {sequence}, layer {layer}, direction {direction}"
         if self._rows_of is not None:
             if sequence not in self._rows_of:
                 raise InputError(f"{where}: the plan has no sequence of this id")
             _require(layer < len(self.plan.layers), f"{where}: the plan has {len(self.plan.layers)} layers")
-            _require(direction < self.plan.layers[layer].directions, f"{where}: the plan has only the forward direction")
+            _require(
+                direction < self.plan.layers[layer].directions,
+                f"{where}: the plan has only the forward direction",
+            )
             mask = self.plan.layers[layer].low(self._rows_of[sequence], direction)
         else:
             mask = _pick(self.plan, sequence, layer, direction, where)
         mask = np.asarray(mask)
-        _require(mask.dtype == bool or (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()), f"{where}: masks have to be booleans")
+        _require(
+            mask.dtype == bool or (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()),
+            f"{where}: masks have to be booleans",
+        )
         mask = np.atleast_2d(mask).astype(bool)
-        _require(mask.ndim == 2 and mask.shape[1] == hidden, f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]")
+        _require(
+            mask.ndim == 2 and mask.shape[1] == hidden,
+            f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]",
+        )
         return mask
 
     def encode(self, site: Site) -> Encoded:
@@ -254,10 +298,14 @@ class Schedule(Controller):
             rows = np.broadcast_to(rows, (length, site.hidden))
         _require(
             rows.shape[0] >= length,
-            f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {rows.shape[0]}",
+            f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only "
+            f"{rows.shape[0]}",
         )
         if site.direction == 1:
-            _require(rows.shape[0] == length, f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly")
+            _require(
+                rows.shape[0] == length,
+                f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly",
+            )
             rows = rows[::-1]
         return _encoded("Schedule", site, plan=np.ascontiguousarray(rows, np.uint8))
 
@@ -268,7 +316,10 @@ def _pick(plan: Any, sequence: int, layer: int, direction: int, where: str) -> A
             raise InputError(f"{where}: the plan has no sequence of this id")
         plan = plan[sequence]
     if isinstance(plan, np.ndarray) and plan.ndim <= 2:
-        _require(layer == 0 and direction == 0, f"{where}: the plan is one array, so for one layer and direction only")
+        _require(
+            layer == 0 and direction == 0,
+            f"{where}: the plan is one array, so for one layer and direction only",
+        )
         return plan
     try:
         entry = plan[layer]
@@ -292,7 +343,10 @@ def check(controller: Any) -> None:
     """Raises InputError unless `controller` is built in or has the protocol of a user's own."""
     if isinstance(controller, Controller):
         return
-    if isinstance(controller, type) or not (hasattr(controller, "reset") and (hasattr(controller, "step") or callable(controller))):
+    if isinstance(controller, type) or not (
+        hasattr(controller, "reset") and (hasattr(controller, "step") or callable(controller))
+    ):
         raise InputError(
-            f"controller is {controller!r}: expected accel.Static, Random, Peak, Delta, Schedule, or an object with reset and step"
+            f"controller is {controller!r}: expected accel.Static, Random, Peak, Delta, Schedule, or an "
+            f"object with reset and step"
         )

@@ -17,7 +17,8 @@ for _name in ("traces", "accel"):
     _package = import_module(_name)
     if getattr(_package, "DISTRIBUTION", None) != "fxp-lstm":
         raise ImportError(
-            f"the package {_name!r} at {getattr(_package, '__file__', None) or list(_package.__path__)} is not the one of fxp-lstm but a "
+            f"the package {_name!r} at {getattr(_package, '__file__', None) or list(_package.__path__)} is "
+            f"not the one of fxp-lstm but a "
             f"namesake: install fxp-lstm in a virtual environment of its own"
         )
 

@@ -29,7 +29,8 @@ STEPS = 4096  # steps of a piece: bounds the memory of long sequences
 
 @dataclass
 class SequenceState:
-    """Where one sequence stands: its id, declared length (None: unknown), processed steps, and the state of every layer."""
+    """Where one sequence stands: its id, declared length (None: unknown), processed steps, and the state of every
+    layer."""
 
     id: int
     length: int | None
@@ -61,7 +62,14 @@ class Emulation:
     quantities : which of "cell", "hidden" and "accumulators" the sinks want
     """
 
-    def __init__(self, network: Network, controller: Any, engine: str, sinks: Sequence[Any] = (), quantities: Iterable[str] = ()):
+    def __init__(
+        self,
+        network: Network,
+        controller: Any,
+        engine: str,
+        sinks: Sequence[Any] = (),
+        quantities: Iterable[str] = (),
+    ):
         controllers.check(controller)
         self.network = network
         self.controller = controller
@@ -70,12 +78,13 @@ class Emulation:
         self._wanted = {name: name in quantities for name in QUANTITIES}
         self._built_in = isinstance(controller, controllers.Controller)
         self._lock = threading.Lock()
-        # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would say next.
+        # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would
+        # say next.
         self._steering = controller if self._built_in else controllers.Static(network.formats.high)
 
     def start(self, identity: int, length: int | None) -> SequenceState:
         """The state of a sequence before its first step (unidirectional networks)."""
-        layers = [self._start(self._site(identity, length, l, 0))[0] for l in range(len(self.network.layers))]
+        layers = [self._start(self._site(identity, length, n, 0))[0] for n in range(len(self.network.layers))]
         return SequenceState(identity, length, 0, layers)
 
     def _site(self, identity: int, length: int | None, layer: int, direction: int) -> Site:
@@ -98,10 +107,12 @@ class Emulation:
         """The controller for each layer of a sequence, as kernels take it (unidirectional networks)."""
         if self.network.directions == 2:
             return []
-        sites = [self._site(state.id, state.length, l, 0) for l in range(len(self.network.layers))]
+        sites = [self._site(state.id, state.length, n, 0) for n in range(len(self.network.layers))]
         return [self._steering.encode(site) for site in sites]
 
-    def advance(self, state: SequenceState, encoded: Sequence[Encoded], x: np.ndarray, sequence: int, row: int) -> np.ndarray:
+    def advance(
+        self, state: SequenceState, encoded: Sequence[Encoded], x: np.ndarray, sequence: int, row: int
+    ) -> np.ndarray:
         """Process a piece.
 
         Parameters
@@ -127,7 +138,16 @@ class Emulation:
         state.steps += len(x)
         return indices
 
-    def _run(self, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int, sequence: int, row: int) -> np.ndarray:
+    def _run(
+        self,
+        site: Site,
+        encoded: Encoded,
+        state: LayerState,
+        x: np.ndarray,
+        step: int,
+        sequence: int,
+        row: int,
+    ) -> np.ndarray:
         if self._built_in:
             piece = self._piece(site, encoded, state, x, step)
             self._keep(site, piece, sequence, row)
@@ -172,7 +192,8 @@ def _mask(mask: Any, site: Site) -> np.ndarray:
     array = np.asarray(mask)
     if array.shape != (site.hidden,) or array.dtype.kind not in "biu":
         raise InputError(
-            f"the controller returned {array.dtype} {list(array.shape)} in layer {site.layer}, expected a bool mask [{site.hidden}]"
+            f"the controller returned {array.dtype} {list(array.shape)} in layer {site.layer}, expected a "
+            f"bool mask [{site.hidden}]"
         )
     return array != 0
 
@@ -190,7 +211,8 @@ def stream(
 
     Parameters
     ----------
-    consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece, from any of the threads
+    consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece, from any of the
+    threads
     threads : sequences run side by side
     progress : called with the number of steps done since the last call
     """
@@ -220,19 +242,32 @@ def stream(
             future.result()
 
 
-def declared_lengths(network: Network, inputs: Inputs, sequence_length: Any, states: Sequence[SequenceState] | None) -> list[int | None]:
+def declared_lengths(
+    network: Network, inputs: Inputs, sequence_length: Any, states: Sequence[SequenceState] | None
+) -> list[int | None]:
     """Length of every whole sequence: given, carried by the state, or (without a state) that of the input."""
     if sequence_length is None:
         if states is not None:
             return [state.length for state in states]
         return [int(n) for n in inputs.lengths]
-    given = np.broadcast_to(np.asarray(sequence_length), (len(inputs),)) if np.ndim(sequence_length) == 0 else np.asarray(sequence_length)
+    given = (
+        np.broadcast_to(np.asarray(sequence_length), (len(inputs),))
+        if np.ndim(sequence_length) == 0
+        else np.asarray(sequence_length)
+    )
     if given.shape != (len(inputs),) or given.dtype.kind not in "iu" or (given < 1).any():
         raise InputError(f"sequence_length has to be a positive int, or one for each of the {len(inputs)} sequences")
     return [int(n) for n in given]
 
 
-def _starting_states(network: Network, inputs: Inputs, emulation: Emulation, state: State | None, ids: Sequence[int], lengths: Sequence[int | None]) -> list[SequenceState]:
+def _starting_states(
+    network: Network,
+    inputs: Inputs,
+    emulation: Emulation,
+    state: State | None,
+    ids: Sequence[int],
+    lengths: Sequence[int | None],
+) -> list[SequenceState]:
     if state is None:
         if network.directions == 2:
             return [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
@@ -259,7 +294,9 @@ def _check_continuation(network: Network, controller: Any, inputs: Inputs, state
     if state is None:
         return
     if network.directions == 2:
-        raise InputError("a bidirectional network cannot go on from a state: its backward direction needs the whole sequence")
+        raise InputError(
+            "a bidirectional network cannot go on from a state: its backward direction needs the whole sequence"
+        )
     if not isinstance(state, State):
         raise InputError("state has to be the `state` of an earlier run")
     if len(state) != len(inputs):
@@ -345,7 +382,9 @@ def emulate(
         states = _starting_states(network, source, emulation, state, ids, lengths)
         check_lengths(controller, source, states)
         if trace is not None:
-            sinks.append(stack.enter_context(open_trace(trace, network, source.lengths, ids, record, controller, data_digest)))
+            sinks.append(
+                stack.enter_context(open_trace(trace, network, source.lengths, ids, record, controller, data_digest))
+            )
         outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
         scale = np.float32(network.layers[-1].h_scale)
 
@@ -371,7 +410,15 @@ def sequence_numbers(given: Sequence[int] | None, source: Inputs) -> list[int]:
     return ids
 
 
-def open_trace(path: Any, network: Network, lengths: np.ndarray, ids: Sequence[int], record: Sequence[str], controller: Any, data_digest: str) -> traces.TraceWriter:
+def open_trace(
+    path: Any,
+    network: Network,
+    lengths: np.ndarray,
+    ids: Sequence[int],
+    record: Sequence[str],
+    controller: Any,
+    data_digest: str,
+) -> traces.TraceWriter:
     """A writer for the trace of a run (context manager)."""
     from fxp import __version__
 

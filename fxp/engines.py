@@ -22,7 +22,8 @@ NAMES = ("fast", "portable", "reference")
 class LayerState:
     """What one direction of a layer carries from step to step.
 
-    h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step; words int32 [4, H], the controller's state
+    h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step; words int32 [4, H], the
+    controller's state
     (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides.
     """
 
@@ -36,12 +37,18 @@ class LayerState:
     def zero(cls, hidden: int, output: int, profile: str) -> LayerState:
         """The state before the first step; the mask is still to be set."""
         kind = np.float32 if profile == Profile.FLOAT32 else np.int16
-        return cls(np.zeros(output, np.int8), np.zeros(hidden, kind), np.ones(hidden, np.uint8), np.zeros((4, hidden), np.int32))
+        return cls(
+            np.zeros(output, np.int8),
+            np.zeros(hidden, kind),
+            np.ones(hidden, np.uint8),
+            np.zeros((4, hidden), np.int32),
+        )
 
 
 @dataclass
 class Piece:
-    """Results of some steps, rows in time positions: hidden int8 [T, R]; plan uint8 [T, ceil(H/8)]; cell [T or 0, H]; accumulators
+    """Results of some steps, rows in time positions: hidden int8 [T, R]; plan uint8 [T, ceil(H/8)]; cell [T or 0,
+    H]; accumulators
     int32 [T or 0, 2, 4H]; low and overflow: counts."""
 
     hidden: np.ndarray
@@ -75,7 +82,15 @@ class Engine(Protocol):
         """Set the mask of the first step in `state.low`."""
 
     def run(
-        self, controller: Any, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int, cell: bool, accumulators: bool
+        self,
+        controller: Any,
+        site: Site,
+        encoded: Encoded,
+        state: LayerState,
+        x: np.ndarray,
+        step: int,
+        cell: bool,
+        accumulators: bool,
     ) -> Piece:
         """Process x int8 [T, N] from step `step` on; `state` moves along."""
 
@@ -94,7 +109,11 @@ class CompiledEngine:
         layer = self._network.layers[0]
         out = np.empty(x.shape, np.int8)
         self._kernels.quantise_input(
-            np.ascontiguousarray(x), layer.input_scale, np.float32(layer.x_scale), np.float32(self._network.formats.top), out
+            np.ascontiguousarray(x),
+            layer.input_scale,
+            np.float32(layer.x_scale),
+            np.float32(self._network.formats.top),
+            out,
         )
         return out
 
@@ -106,7 +125,15 @@ class CompiledEngine:
         self._kernels.begin(*self._arguments(encoded, state), 0)
 
     def run(
-        self, controller: Any, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int, cell: bool, accumulators: bool
+        self,
+        controller: Any,
+        site: Site,
+        encoded: Encoded,
+        state: LayerState,
+        x: np.ndarray,
+        step: int,
+        cell: bool,
+        accumulators: bool,
     ) -> Piece:
         prepared = self._network.prepared[site.layer]
         part = prepared.directions[site.direction]
@@ -115,7 +142,15 @@ class CompiledEngine:
         record = self._kernels.Record(piece.hidden, piece.plan, piece.cell, piece.accumulators, counts)
         control, moving = self._arguments(encoded, state)
         self._run(
-            np.ascontiguousarray(x), site.direction == 1, step, part.weights, part.widths, part.unit, control, moving, record
+            np.ascontiguousarray(x),
+            site.direction == 1,
+            step,
+            part.weights,
+            part.widths,
+            part.unit,
+            control,
+            moving,
+            record,
         )
         piece.low, piece.overflow = int(counts[0]), int(counts[1])
         return piece
@@ -146,14 +181,26 @@ class ReferenceEngine:
         state.low[:] = self._twin(controller, site).first()
 
     def run(
-        self, controller: Any, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int, cell: bool, accumulators: bool
+        self,
+        controller: Any,
+        site: Site,
+        encoded: Encoded,
+        state: LayerState,
+        x: np.ndarray,
+        step: int,
+        cell: bool,
+        accumulators: bool,
     ) -> Piece:
         from fxp import reference
 
         twin = self._twin(controller, site)
         twin.restore(state.words, step)
         kind = np.float32 if site.profile == Profile.FLOAT32 else int
-        before = {"h": [int(v) for v in state.h], "c": [kind(v) for v in state.c], "mask": [bool(v) for v in state.low]}
+        before = {
+            "h": [int(v) for v in state.h],
+            "c": [kind(v) for v in state.c],
+            "mask": [bool(v) for v in state.low],
+        }
         result = reference.run_layer(self._network.model, site.layer, site.direction, x.tolist(), twin, before)
         state.h[:], state.c[:], state.low[:] = result.state["h"], result.state["c"], result.state["mask"]
         state.words[:] = twin.words()
@@ -167,8 +214,15 @@ class ReferenceEngine:
         )
 
 
+def check(name: str) -> None:
+    """Raises InputError unless `name` is an engine."""
+    if name not in NAMES:
+        raise InputError(f"engine is {name!r}: expected one of {', '.join(NAMES)}")
+
+
 def make(name: str, network: Network) -> Engine:
     """The engine of a name, for one network."""
+    check(name)
     if name == "reference":
         return ReferenceEngine(network)
     if name in ("fast", "portable"):

@@ -12,20 +12,23 @@ import numpy as np
 import traces
 from fxp.formats import Formats
 from fxp.network import Network
-from fxp.quantise import FloatLayer, build
+from fxp.quantise import FloatLayer, build, embed
 from traces import InputError
+from traces.data import Sequences
 
 _KEY = re.compile(r"(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(?P<layer>\d+)(?P<backward>_reverse)?)?$")
 
 
 def as_sequences(data: Any, what: str = "calibration") -> list[np.ndarray]:
     """A batch [batch, time, features], or a list of [time, features], as a list of float32 arrays."""
-    if isinstance(data, traces.Data):
-        return [np.asarray(data.sequence(i)) for i in range(len(data))]
+    if isinstance(data, Sequences):
+        return list(data)
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if isinstance(data, np.ndarray) and data.ndim != 3:
-        raise InputError(f"{what} has {data.ndim} dimensions, expected [batch, time, features] or a list of [time, features]")
+        raise InputError(
+            f"{what} has {data.ndim} dimensions, expected [batch, time, features] or a list of [time, features]"
+        )
     sequences = [np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float32) for x in data]
     for x in sequences:
         if x.ndim != 2:
@@ -34,9 +37,12 @@ def as_sequences(data: Any, what: str = "calibration") -> list[np.ndarray]:
 
 
 def _head(head: Any, outputs: int) -> traces.Head | None:
-    if head is None or isinstance(head, traces.Head):
-        return head
-    if isinstance(head, tuple):
+    if head is None:
+        return None
+    scope = "step"
+    if isinstance(head, traces.Head):
+        weight, bias, scope = head.weight, head.bias, head.scope
+    elif isinstance(head, tuple):
         weight, bias = head
     elif hasattr(head, "weight"):
         weight, bias = head.weight, head.bias
@@ -46,7 +52,7 @@ def _head(head: Any, outputs: int) -> traces.Head | None:
     bias = np.zeros(len(weight), np.float32) if bias is None else _array(bias)
     if weight.ndim != 2 or weight.shape[1] != outputs or bias.shape != (len(weight),):
         raise InputError(f"head of shape {list(weight.shape)} does not fit {outputs} outputs of the last layer")
-    return traces.Head(weight, bias)
+    return traces.Head(weight, bias, scope)
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -67,7 +73,9 @@ def float_layers(state: Mapping[str, Any]) -> list[FloatLayer]:
     for key, tensor in state.items():
         match = _KEY.match(key)
         if match is None:
-            raise InputError(f"{key!r} is no parameter of torch.nn.LSTM or LSTMCell; name the LSTM inside the model with --prefix")
+            raise InputError(
+                f"{key!r} is no parameter of torch.nn.LSTM or LSTMCell; name the LSTM inside the model with --prefix"
+            )
         place = int(match["layer"] or 0), int(match["backward"] is not None)
         found.setdefault(place, {})[match["kind"]] = _array(tensor)
     if not found:
@@ -88,7 +96,9 @@ def _direction(part: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndar
             raise InputError(f"layer {number} lacks {kind}_l{number}")
     wx, wh = part["weight_ih"], part["weight_hh"]
     if wx.ndim != 2 or wh.ndim != 2 or wx.shape[0] != wh.shape[0] or wx.shape[0] % 4:
-        raise InputError(f"layer {number}: weights of shape {list(wx.shape)} and {list(wh.shape)} are not those of an LSTM")
+        raise InputError(
+            f"layer {number}: weights of shape {list(wx.shape)} and {list(wh.shape)} are not those of an LSTM"
+        )
     hidden = wx.shape[0] // 4
     bias = np.zeros(4 * hidden, np.float32)
     for kind in ("bias_ih", "bias_hh"):
@@ -100,7 +110,9 @@ def _direction(part: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndar
     if "weight_hr" in part:
         result["projection"] = part["weight_hr"]
         if part["weight_hr"].shape != (wh.shape[1], hidden):
-            raise InputError(f"layer {number}: weight_hr of shape {list(part['weight_hr'].shape)}, expected {[wh.shape[1], hidden]}")
+            raise InputError(
+                f"layer {number}: weight_hr of shape {list(part['weight_hr'].shape)}, expected {[wh.shape[1], hidden]}"
+            )
     elif wh.shape[1] != hidden:
         raise InputError(f"layer {number}: weight_hh of shape {list(wh.shape)} is not that of an LSTM")
     return result
@@ -135,7 +147,8 @@ def from_torch(
     module : torch.nn.LSTM or torch.nn.LSTMCell
         Any number of layers, one or two directions, with or without bias and projection.
     calibration : float32 [batch, time, features], or list of float32 [time, features]
-        Real inputs, which set the range of x (and of projected outputs); batch first whatever the module's `batch_first`. With
+        Real inputs, which set the range of x (and of projected outputs); batch first whatever the module's
+        `batch_first`. With
         an embedding: tokens, int [batch, time] or a list of int [time].
     head : torch.nn.Linear, (weight, bias) or traces.Head, optional
         Readout, kept in float beside the network.
@@ -189,7 +202,7 @@ def from_state_dict(
     if calibration is None:
         raise InputError("calibration data is needed: it sets the range of the inputs")
     if table is not None:
-        calibration = [_embedded(table, tokens) for tokens in _tokens(calibration)]
+        calibration = [embed(table, tokens) for tokens in _tokens(calibration)]
     else:
         calibration = as_sequences(calibration)
     outputs = layers[-1].wh.shape[0] * layers[-1].wh.shape[2]
@@ -201,17 +214,9 @@ def from_state_dict(
 
 
 def _tokens(data: Any) -> list[np.ndarray]:
-    if isinstance(data, traces.Data):
-        return [np.asarray(data.sequence(i)) for i in range(len(data))]
+    if isinstance(data, Sequences):
+        return list(data)
     return [np.asarray(x.cpu() if hasattr(x, "cpu") else x) for x in data]
-
-
-def _embedded(table: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise InputError("with an embedding, calibration is int tokens: [batch, time] or a list of [time]")
-    if tokens.size and not (0 <= tokens.min() and tokens.max() < len(table)):
-        raise InputError(f"calibration tokens lie outside 0 to {len(table) - 1}, the rows of the embedding")
-    return table[tokens]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -230,7 +235,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a checkpoint of plain tensors (torch.save(model.state_dict(), path)): {reason}") from None
+        raise InputError(
+            f"{path}: not a checkpoint of plain tensors (torch.save(model.state_dict(), path)): {reason}"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -243,7 +250,27 @@ def select(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     start = prefix if not prefix or prefix.endswith(".") else prefix + "."
     chosen = {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
     if not chosen:
-        places = sorted({key.rpartition("weight_ih_l0")[0].rstrip(".") or "(none)" for key in state if key.endswith("weight_ih_l0")})
+        places = sorted(
+            {key.rpartition("weight_ih_l0")[0].rstrip(".") or "(none)" for key in state if key.endswith("weight_ih_l0")}
+        )
         hint = f"; LSTMs found at: {', '.join(places)}" if places else ""
         raise InputError(f"no parameters below the prefix {prefix!r}{hint}")
     return chosen
+
+
+def entry(state: Mapping[str, Any], key: str, where: str) -> np.ndarray:
+    """One tensor of a state dict as float32; InputError where it is missing."""
+    if key not in state:
+        raise InputError(f"{where}.{key} is missing; found {', '.join(sorted(state))}")
+    return _array(state[key])
+
+
+def readout(state: Mapping[str, Any], scope: str) -> traces.Head:
+    """A linear head from the tensors weight and bias."""
+    if scope not in ("step", "last"):
+        raise InputError(f"head scope is {scope!r}: expected step or last")
+    weight = entry(state, "weight", "head")
+    if weight.ndim != 2:
+        raise InputError(f"head weight has shape {list(weight.shape)}, expected [classes, outputs]")
+    bias = entry(state, "bias", "head") if "bias" in state else np.zeros(len(weight), np.float32)
+    return traces.Head(weight, bias, scope)

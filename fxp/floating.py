@@ -17,7 +17,9 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return (0.5 * (1 + np.tanh(0.5 * z))).astype(np.float32)
 
 
-def _direction(wx: np.ndarray, wh: np.ndarray, bias: np.ndarray, projection: np.ndarray | None, x: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _direction(
+    wx: np.ndarray, wh: np.ndarray, bias: np.ndarray, projection: np.ndarray | None, x: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(h, c) of every step of a padded batch x [batch, time, features]."""
     hidden = wh.shape[0] // 4
     h = np.zeros((x.shape[0], wh.shape[1]), np.float32)

@@ -63,7 +63,9 @@ class Formats:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise InputError(f"{name} is {value!r}: expected an int from {least} to {most}")
         if self.low > self.high:
-            raise InputError(f"low is {self.low} and high is {self.high}: low precision may not have more bits than high")
+            raise InputError(
+                f"low is {self.low} and high is {self.high}: low precision may not have more bits than high"
+            )
         for name, kind in (("profile", Profile), ("overflow", Overflow), ("granularity", Granularity)):
             value = getattr(self, name)
             if value not in list(kind):

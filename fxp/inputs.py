@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-import traces
 from fxp.network import Network
+from fxp.quantise import embed
 from traces import InputError
+from traces.data import Sequences
 
 
 class Inputs:
@@ -19,7 +20,7 @@ class Inputs:
     ----------
     network : Network
         Its embedding, if any, turns tokens into features.
-    source : float32 [batch, time, features], list of float32 [time, features], or traces.Data
+    source : float32 [batch, time, features], list of float32 [time, features], or traces.Data (in memory or open)
         With an embedding: int [batch, time], list of int [time].
 
     Raises
@@ -33,25 +34,29 @@ class Inputs:
         self._tokens = network.model.embedding is not None
         self.dense = False
         self.default_ids: Sequence[int] | None = None
-        if isinstance(source, traces.Data):
+        if isinstance(source, Sequences):
             self._source: Any = source
-            self.lengths = np.diff(np.asarray(source.offsets))
+            self.lengths = np.asarray(source.lengths)
             self.default_ids = [int(i) for i in source.ids]
-            self._check_form(*_form(source))
+            kind = np.dtype(np.int32 if source.tokens else np.float32)
+            self._check_form(1 if source.tokens else 2, kind, source.features)
         else:
             if hasattr(source, "detach"):
                 source = source.detach().cpu().numpy()
             self.dense = isinstance(source, np.ndarray)
             if self.dense and source.ndim != (2 if self._tokens else 3):
-                raise InputError(f"inputs have {source.ndim} dimensions, expected {self._expected('batch')} or a list of {self._expected()}")
+                raise InputError(
+                    f"inputs have {source.ndim} dimensions, expected {self._expected('batch')} or a list of "
+                    f"{self._expected()}"
+                )
             self._source = [_as_array(x) for x in source]
             self.lengths = np.array([x.shape[0] if x.ndim else 0 for x in self._source], np.int64)
             for number, x in enumerate(self._source):
                 self._check_form(x.ndim, x.dtype, x.shape[-1] if x.ndim else 0, f"sequence {number}: ")
         if not len(self.lengths):
             raise InputError("there are no input sequences")
-        for number in np.flatnonzero(self.lengths == 0):
-            raise InputError(f"sequence {number} is empty")
+        if not self.lengths.all():
+            raise InputError(f"sequence {int(np.argmin(self.lengths))} is empty")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,7 +70,9 @@ class Inputs:
             raise InputError(f"{where}inputs of {dimensions} dimensions, expected {self._expected()}")
         if self._tokens:
             if kind.kind not in "iu":
-                raise InputError(f"{where}inputs are of type {kind}, but the network has an embedding and takes int tokens")
+                raise InputError(
+                    f"{where}inputs are of type {kind}, but the network has an embedding and takes int tokens"
+                )
         elif kind.kind not in "fiu":
             raise InputError(f"{where}inputs are of type {kind}, expected float32")
         elif features != self._network.features:
@@ -73,12 +80,13 @@ class Inputs:
 
     def chunk(self, number: int, start: int, stop: int) -> np.ndarray:
         """Features float32 [stop - start, features] of one sequence."""
-        if isinstance(self._source, traces.Data):
+        if isinstance(self._source, Sequences):
             values = np.asarray(self._source.chunk(number, start, stop))
         else:
             values = self._source[number][start:stop]
-        if self._tokens:
-            return self._network.embed(values)
+        table = self._network.model.embedding
+        if table is not None:
+            return embed(table, values)
         with np.errstate(over="ignore"):
             values = np.asarray(values, np.float32)
         if not np.isfinite(values).all():
@@ -88,11 +96,6 @@ class Inputs:
     def whole(self, number: int) -> np.ndarray:
         """Features of a whole sequence."""
         return self.chunk(number, 0, int(self.lengths[number]))
-
-
-def _form(data: traces.Data) -> tuple[int, np.dtype, int]:
-    shape = data.values.shape
-    return len(shape), data.values.dtype, shape[-1]
 
 
 def _as_array(x: Any) -> np.ndarray:

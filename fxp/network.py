@@ -6,18 +6,16 @@ import os
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 import traces
 from fxp.formats import Formats
-from traces import InputError
 
 
 class Network:
     """A quantised network.
 
     `layers[l]` (`traces.Layer`) holds the stored arrays, directions first: `wx_index`, `wh_index` (int8 [D, 4H, N] and
-    [D, 4H, R]), `wx_offset`, `wh_offset` (0 or 1), `wx_scale`, `wh_scale`, `bias`, `low_bias` (float32 [D, 4H]), `x_scale`,
+    [D, 4H, R]), `wx_offset`, `wh_offset` (0 or 1), `wx_scale`, `wh_scale`, `bias`, `low_bias` (float32 [D, 4H]),
+    `x_scale`,
     `h_scale`, `input_scale` and the float weights they come from.
 
     Parameters
@@ -38,7 +36,9 @@ class Network:
         return getattr(self.model, name)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{n.input_size}->{n.hidden_size}{' x2' if n.directions == 2 else ''}" for n in self.model.layers)
+        sizes = ", ".join(
+            f"{n.input_size}->{n.hidden_size}{' x2' if n.directions == 2 else ''}" for n in self.model.layers
+        )
         return f"Network({sizes}; {self.model.high}/{self.model.low} bits, {self.model.profile})"
 
     @property
@@ -73,15 +73,6 @@ class Network:
         from fxp.prepare import PreparedLayer
 
         return [PreparedLayer(layer, self.formats) for layer in self.model.layers]
-
-    def embed(self, tokens: np.ndarray) -> np.ndarray:
-        """Features of a token sequence: float32 [time, features]."""
-        table = self.model.embedding
-        if table is None:
-            raise InputError("the inputs are tokens, but the network has no embedding")
-        if tokens.size and not (0 <= int(tokens.min()) and int(tokens.max()) < len(table)):
-            raise InputError(f"tokens lie outside 0 to {len(table) - 1}, the rows of the embedding")
-        return table[tokens]
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:

@@ -72,7 +72,7 @@ class PreparedDirection:
             _per_element(low_indices(layer.wx_index[d], layer.wx_offset[d], formats), hidden),
             _per_element(layer.wh_index[d], hidden),
             _per_element(low_indices(layer.wh_index[d], layer.wh_offset[d], formats), hidden),
-            np.ascontiguousarray(layer.wp_index[d]) if layer.projected else np.zeros((0, hidden), np.int8),
+            np.ascontiguousarray(layer.wp_index[d]) if layer.wp_index is not None else np.zeros((0, hidden), np.int8),
         )
         self.unit = (_float_unit if formats.profile == Profile.FLOAT32 else _fixed_unit)(layer, d, formats)
         self.widths = Widths(
@@ -80,14 +80,16 @@ class PreparedDirection:
         )
 
 
-def _row_constants(layer: traces.Layer, d: int, formats: Formats) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _row_constants(
+    layer: traces.Layer, d: int, formats: Formats
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """kx, kh and biases as float32 [2, 4, H] (high, low), and kp float32 [R] (`docs/numerics.md`, 5)."""
     raise_low = np.float32(2.0 ** (2 * formats.shift))
     kx = layer.wx_scale[d] * np.float32(layer.x_scale)
     kh = layer.wh_scale[d] * np.float32(layer.h_scale)
     pairs = (kx, kx * raise_low), (kh, kh * raise_low), (layer.bias[d], layer.bias[d] + layer.low_bias[d])
     x, h, bias = (np.stack(pair).astype(np.float32).reshape(2, 4, -1) for pair in pairs)
-    kp = layer.wp_scale[d] * np.float32(layer.m_scale) if layer.projected else np.zeros(0, np.float32)
+    kp = layer.wp_scale[d] * np.float32(layer.m_scale) if layer.wp_scale is not None else np.zeros(0, np.float32)
     return x, h, bias, kp.astype(np.float32)
 
 
@@ -111,7 +113,8 @@ def _fixed_unit(layer: traces.Layer, d: int, formats: Formats) -> FixedUnit:
 
 
 def _shifted(high: np.ndarray, shift: int) -> np.ndarray:
-    """Pairs [4, H, 2] of high precision and, with their exponents lowered by 2 * shift, of low precision: [2, 4, H, 2]."""
+    """Pairs [4, H, 2] of high precision and, with their exponents lowered by 2 * shift, of low precision: [2, 4, H,
+    2]."""
     low = high.copy()
     low[..., 1] -= 2 * shift
     return np.stack([high, low])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,7 +170,7 @@ def build(
     for number, (layer, output_range) in enumerate(zip(layers, ranges, strict=True)):
         quantised = _layer(layer, gain if number == 0 else np.ones(layer.wx.shape[2], np.float32), formats)
         h_scale = step(output_range, formats.high)
-        built.append(replace(quantised, x_scale=x_scale, h_scale=h_scale))
+        built.append(replace(quantised, x_scale=np.float32(x_scale), h_scale=np.float32(h_scale)))
         x_scale = h_scale
     record = {
         "sequences": len(calibration),
@@ -191,6 +191,45 @@ def build(
         calibration=record,
         **description,
     )
+
+
+def float_layers(model: traces.Model) -> list[FloatLayer]:
+    """The float layers that a model was quantised from."""
+    return [FloatLayer(n.wx_float, n.wh_float, n.bias, n.wp_float) for n in model.layers]
+
+
+def requantise(model: traces.Model, calibration: Iterable[np.ndarray], formats: Formats) -> traces.Model:
+    """Quantise a model's float weights again.
+
+    Parameters
+    ----------
+    model : traces.Model
+    calibration : sequences float32 [time, features], or int [time] for a model with an embedding
+    formats : Formats
+
+    Returns
+    -------
+    traces.Model; embedding, head, name, metric, origin and licence are kept.
+    """
+    sequences = [np.asarray(x) for x in calibration]
+    if model.embedding is not None:
+        sequences = [embed(model.embedding, x) for x in sequences]
+    return build(
+        float_layers(model), sequences, formats, embedding=model.embedding, head=model.head,
+        input_scale=model.layers[0].input_scale,
+        name=model.name, metric=model.metric, origin=model.origin, licence=model.licence,
+    )  # fmt: skip
+
+
+def embed(table: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Rows of an embedding: float32 [time, features]. Raises InputError for anything but tokens within it."""
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise InputError(
+            "the network has an embedding, so its inputs are int tokens: [batch, time] or a list of [time]"
+        )
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < len(table)):
+        raise InputError(f"tokens lie outside 0 to {len(table) - 1}, the rows of the embedding")
+    return table[tokens]
 
 
 def _output_ranges(layers: Sequence[FloatLayer], calibration: Sequence[np.ndarray]) -> list[float]:
@@ -216,7 +255,7 @@ def _layer(layer: FloatLayer, gain: np.ndarray, formats: Formats) -> traces.Laye
             "wp_float": layer.projection,
             "wp_index": index,
             "wp_scale": scale,
-            "m_scale": step(1.0, formats.high),
+            "m_scale": np.float32(step(1.0, formats.high)),
         }
     return traces.Layer(
         input_size=size,
@@ -234,8 +273,8 @@ def _layer(layer: FloatLayer, gain: np.ndarray, formats: Formats) -> traces.Laye
         wh_index=h_index,
         wh_offset=h_offset,
         wh_scale=wh_scale,
-        x_scale=step(1.0, formats.high),
-        h_scale=step(1.0, formats.high),
+        x_scale=np.float32(step(1.0, formats.high)),
+        h_scale=np.float32(step(1.0, formats.high)),
         input_scale=gain,
         **projection,
     )

@@ -85,8 +85,7 @@ def constant(bits: int) -> np.float32:
 
 LOG2E, LN2_HI, LN2_LO = constant(0x3FB8AA3B), constant(0x3F318000), constant(0xB95E8083)
 SERIES = [
-    constant(bits)
-    for bits in (0x3AB60B61, 0x3C088889, 0x3D2AAAAB, 0x3E2AAAAB, 0x3F000000, 0x3F800000, 0x3F800000)
+    constant(bits) for bits in (0x3AB60B61, 0x3C088889, 0x3D2AAAAB, 0x3E2AAAAB, 0x3F000000, 0x3F800000, 0x3F800000)
 ]
 """Coefficients E6 … E0."""
 

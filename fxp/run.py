@@ -61,7 +61,8 @@ class RunLayer:
         return np.unpackbits(bits, axis=1, count=self.hidden_size, bitorder="little").astype(bool)
 
     def packed(self, start: int, stop: int, direction: int = 0) -> np.ndarray:
-        """Rows of the plan over the concatenated steps: uint8 [stop - start, ceil(hidden / 8)], bit 1 = low, little order."""
+        """Rows of the plan over the concatenated steps: uint8 [stop - start, ceil(hidden / 8)], bit 1 = low, little
+        order."""
         self._rows("plan", 0, direction)
         return self.arrays["plan"][direction, start:stop]
 
@@ -98,7 +99,14 @@ class Run:
     high, low, profile, model_digest : as in a trace
     """
 
-    def __init__(self, network: Network, lengths: np.ndarray, ids: Sequence[int], record: Sequence[str], controller: dict[str, Any]):
+    def __init__(
+        self,
+        network: Network,
+        lengths: np.ndarray,
+        ids: Sequence[int],
+        record: Sequence[str],
+        controller: dict[str, Any],
+    ):
         self.lengths = np.asarray(lengths, np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         self.ids = np.array(ids, np.int64)
@@ -111,7 +119,14 @@ class Run:
         self.state: Any = None
 
     @classmethod
-    def allocate(cls, network: Network, lengths: np.ndarray, ids: Sequence[int], record: Sequence[str], controller: dict[str, Any]) -> Run:
+    def allocate(
+        cls,
+        network: Network,
+        lengths: np.ndarray,
+        ids: Sequence[int],
+        record: Sequence[str],
+        controller: dict[str, Any],
+    ) -> Run:
         """A run whose arrays are still to be filled."""
         return cls(network, lengths, ids, record, controller)
 

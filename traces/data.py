@@ -30,6 +30,15 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file, if there is one."""
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.sequence(number) for number in range(len(self)))
 
@@ -260,12 +269,6 @@ class DataFile(Sequences):
         self.ids, self.offsets = arrays["ids"][()], arrays["offsets"][()]
         check_offsets(self.offsets, self._stored.shape[0])
         check_ids(self.ids)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,57 @@
+"""Controllers as written on a command line: `peak`, `peak:beta=0.2,profile_steps=5`,
+`random:low_share=0.57,seed=1`, ..."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traces import InputError
+
+HELP = (
+    "static-high, static-low, static:bits=N, random:low_share=S,seed=N, "
+    "peak[:beta=B,profile_steps=P,max_stable=N,max_peak=M], "
+    "delta:threshold=T,relative=true, schedule:plan=TRACE. Counts: an int, or a share of the sequence such as 0.05."
+)
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse(text: str, high: int, low: int) -> Any:
+    """A controller from its text.
+
+    Raises
+    ------
+    InputError
+        Unknown name or parameter, or a value out of range.
+    """
+    import accel
+
+    name, _, rest = text.partition(":")
+    parameters: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"controller {text!r}: expected name=value after the colon, found {part!r}")
+        parameters[key.strip()] = _value(value.strip())
+    if name in ("static-high", "static-low"):
+        return accel.Static(high if name == "static-high" else low, **parameters)
+    classes = {"static": accel.Static, "random": accel.Random, "peak": accel.Peak, "delta": accel.Delta}
+    try:
+        if name == "schedule":
+            import traces
+
+            return accel.Schedule(traces.open(str(parameters.pop("plan")), kind="trace"), **parameters)
+        if name in classes:
+            return classes[name](**parameters)
+    except (TypeError, KeyError):
+        raise InputError(f"controller {text!r}: wrong or missing parameters; possible: {HELP}") from None
+    raise InputError(f"controller {text!r} is unknown; possible: {HELP}")

@@ -1,0 +1,225 @@
+"""Commands that make and show models: export, quantize, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxp.cli import output
+from traces import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+High = Annotated[int, typer.Option(help="Bits of the high precision (2 to 8).")]
+Low = Annotated[int, typer.Option(help="Bits of the low precision (2 to 8, at most the high one).")]
+Profile = Annotated[str, typer.Option(help="Arithmetic of the multifunction unit: float32 or fixed.")]
+Bits = Annotated[int, typer.Option(help="Width of the accumulators (8 to 32).")]
+Overflow = Annotated[str, typer.Option(help="What accumulators do outside their range: wrap or clamp.")]
+Granularity = Annotated[str, typer.Option(help="Weights that share a scale: row, gate or tensor.")]
+Calibration = Annotated[
+    Path, typer.Option("--calibration", "-c", help="Real inputs (data file, .npy or .npz) that set ranges.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("export")(export)
+    app.command("quantize")(quantize)
+    app.command("info")(info)
+
+
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="State dict that torch.save wrote (tensors only; nothing in it is executed)."),
+    ],
+    destination: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    calibration: Calibration,
+    prefix: Annotated[str, typer.Option(help="Where the LSTM sits inside a larger model, such as encoder.lstm.")] = "",
+    embedding: Annotated[str | None, typer.Option(help="Prefix of the embedding; the inputs are then tokens.")] = None,
+    head: Annotated[str | None, typer.Option(help="Prefix of the linear readout.")] = None,
+    head_scope: Annotated[
+        str, typer.Option(help="What the head reads: each step, or the last step of a sequence.")
+    ] = "step",
+    metric: Annotated[str | None, typer.Option(help="bits_per_character, cross_entropy or accuracy.")] = None,
+    high: High = 8,
+    low: Low = 4,
+    profile: Profile = "float32",
+    accumulator_bits: Bits = 24,
+    overflow: Overflow = "wrap",
+    granularity: Granularity = "row",
+    name: Annotated[str, typer.Option(help="Name of the network.")] = "",
+    json: Json = False,
+) -> None:
+    """Turn a PyTorch checkpoint into a quantised model file (needs the torch extra).
+
+    Example: fxp export lm.pt -o lm.h5 -c train.h5 --prefix lstm --embedding embedding --head head
+    """
+    from fxp import datafile, export, network
+    from fxp.formats import Formats
+
+    formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
+    state = export.read_checkpoint(checkpoint)
+    made = export.from_state_dict(
+        export.select(state, prefix),
+        datafile.read(calibration),
+        None if head is None else export.readout(export.select(state, head), head_scope),
+        formats,
+        embedding=None if embedding is None else export.entry(export.select(state, embedding), "weight", embedding),
+        name=name or checkpoint.stem,
+        metric=metric,
+        origin=f"exported from {checkpoint.name}",
+    )
+    network.save(made, destination)
+    _show(describe_model(made.model, destination), json)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Model file; its float weights are quantised again.")],
+    destination: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    calibration: Calibration,
+    high: High = 8,
+    low: Low = 4,
+    profile: Profile = "float32",
+    accumulator_bits: Bits = 24,
+    overflow: Overflow = "wrap",
+    granularity: Granularity = "row",
+    json: Json = False,
+) -> None:
+    """Quantise a model again with other widths, scales or arithmetic.
+
+    Example: fxp quantize lm.h5 -o lm-6-3.h5 -c train.h5 --high 6 --low 3 --profile fixed
+    """
+    from fxp import datafile, network, quantise
+    from fxp.formats import Formats
+
+    formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
+    made = quantise.requantise(network.load(model).model, datafile.read(calibration), formats)
+    made.write(destination)
+    _show(describe_model(made, destination), json)
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="A model, data, trace or estimate file.")],
+    json: Json = False,
+) -> None:
+    """Show what a file of the project holds.
+
+    Example: fxp info lm.h5
+    """
+    import traces
+
+    opened = traces.open(path)
+    try:
+        if isinstance(opened, traces.Model):
+            result = describe_model(opened, path)
+        elif isinstance(opened, traces.DataFile):
+            result = _describe_data(opened, path)
+        elif isinstance(opened, traces.Trace):
+            result = _describe_trace(opened, path)
+        elif isinstance(opened, traces.Estimate):
+            result = {"file": str(path), "kind": "estimate", **opened.record}
+        else:
+            raise InputError(f"{path}: no description for this kind of file")
+    finally:
+        if hasattr(opened, "close"):
+            opened.close()
+    _show(result, json)
+
+
+def describe_model(model: Any, path: Path) -> dict[str, Any]:
+    """A model in JSON-able words."""
+    return {
+        "file": str(path),
+        "kind": "model",
+        "name": model.name,
+        "digest": model.digest(),
+        "high": model.high,
+        "low": model.low,
+        "profile": model.profile,
+        "accumulator_bits": model.accumulator_bits,
+        "overflow": model.overflow,
+        "granularity": model.granularity,
+        "embedding": None if model.embedding is None else list(model.embedding.shape),
+        "head": None if model.head is None else {"shape": list(model.head.weight.shape), "scope": model.head.scope},
+        "metric": model.metric,
+        "layers": [
+            {
+                "input_size": layer.input_size,
+                "hidden_size": layer.hidden_size,
+                "output_size": layer.output_size,
+                "directions": layer.directions,
+                "projected": layer.projected,
+                "x_scale": float(layer.x_scale),
+                "h_scale": float(layer.h_scale),
+                "offset_bits_set": float(
+                    (layer.wx_offset.sum() + layer.wh_offset.sum()) / (layer.wx_offset.size + layer.wh_offset.size)
+                ),
+            }
+            for layer in model.layers
+        ],
+        "calibration": model.calibration,
+        "origin": model.origin,
+        "licence": model.licence,
+    }
+
+
+def _describe_data(data: Any, path: Path) -> dict[str, Any]:
+    lengths = data.lengths
+    return {
+        "file": str(path),
+        "kind": "data",
+        "name": data.name,
+        "digest": data.digest(),
+        "sequences": len(data),
+        "steps": int(data.total),
+        "shortest": int(lengths.min()),
+        "longest": int(lengths.max()),
+        "inputs": "tokens" if data.tokens else f"{data.features} features",
+        "labels": data.scope,
+        "metric": data.metric,
+        "origin": data.origin,
+        "licence": data.licence,
+    }
+
+
+def _describe_trace(trace: Any, path: Path) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "kind": "trace",
+        "controller": trace.controller,
+        "high": trace.high,
+        "low": trace.low,
+        "profile": trace.profile,
+        "sequences": len(trace.lengths),
+        "steps": int(trace.offsets[-1]),
+        "low_share": float(trace.low_share),
+        "model_digest": trace.model_digest,
+        "data_digest": trace.data_digest,
+        "package_version": trace.package_version,
+        "layers": [
+            {
+                "hidden_size": layer.hidden_size,
+                "directions": layer.directions,
+                "low_share": float(layer.low_share),
+                "overflows": int(layer.overflow_count.sum()),
+                "recorded": list(layer.recorded),
+            }
+            for layer in trace.layers
+        ],
+    }
+
+
+def _show(result: dict[str, Any], json: bool) -> None:
+    if json:
+        output.emit_json(result)
+        return
+    screen = output.console()
+    for key, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, entry in enumerate(value):
+                text = ", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items())
+                screen.print(f"{key[:-1]} {number}: {text}", markup=False)
+        elif value not in (None, "", {}):
+            screen.print(f"{key}: {value}", markup=False)

@@ -1,0 +1,84 @@
+"""What every command prints: results on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def emit_json(result: Any) -> None:
+    """Print a result as JSON and nothing else."""
+    print(json.dumps(result, indent=2, default=_plain, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def console() -> Console:
+    """Standard output; plain text in a pipe."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
+    """Print a table: the first column is text, all others numbers."""
+    out = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    for number, column in enumerate(columns):
+        out.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        out.add_row(*row)
+    screen = console()
+    if not sys.stdout.isatty():
+        screen.width = 200
+    screen.print(out)
+
+
+def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
+    """A number for a table, or a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def percent(value: float | None, sign: bool = False) -> str:
+    """A share for a table, or a dash."""
+    return "-" if value is None else f"{100 * value:{'+' if sign else ''}.1f} %"
+
+
+def interval(bounds: tuple[float, float] | None, digits: int = 4) -> str:
+    """An interval for a table, or a dash."""
+    return "-" if bounds is None else f"[{number(bounds[0], digits, True)}, {number(bounds[1], digits, True)}]"
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar in steps on a terminal; None (no progress) in a pipe or with `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def advance(steps: int) -> None:
+            bar.advance(task, steps)
+            speed = bar.tasks[0].speed
+            if speed:
+                bar.update(task, rate=f"{speed:,.0f} steps/s")
+
+        yield advance

@@ -1,0 +1,208 @@
+"""Commands that emulate: run, compare, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxp.cli import controllers, output
+from fxp.cli.models import Json
+from traces import InputError
+
+Model = Annotated[Path, typer.Argument(help="Model file.")]
+DataPath = Annotated[Path, typer.Argument(help="Data file (HDF5, .npy or .npz).")]
+Engine = Annotated[str, typer.Option(help="fast, portable or reference: the same bits.")]
+Threads = Annotated[int, typer.Option(min=1, help="Sequences that run side by side.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("run")(run)
+    app.command("compare")(compare)
+    app.command("demo")(demo)
+
+
+def run(
+    model: Model,
+    data: DataPath,
+    controller: Annotated[str, typer.Option("--controller", "-C", help=controllers.HELP)] = "peak",
+    trace: Annotated[Path | None, typer.Option("--trace", "-t", help="Trace file to write.")] = None,
+    record: Annotated[
+        list[str] | None, typer.Option(help="Also into the trace: cell, hidden, accumulators (repeatable).")
+    ] = None,
+    engine: Engine = "fast",
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Emulate a model on data, bit for bit, and write the trace.
+
+    Example: fxp run lm.h5 held-out.h5 --controller peak --trace run.h5
+    """
+    from fxp import datafile, engines, evaluation, network
+    from fxp.run import QUANTITIES
+
+    record = record or []
+    for quantity in record:
+        if quantity not in (*QUANTITIES, "plan"):
+            raise InputError(f"--record {quantity}: possible are {', '.join(QUANTITIES)}")
+    if record and trace is None:
+        raise InputError("--record needs --trace, the file to write to")
+    engines.check(engine)
+    net = network.load(model)
+    chosen = controllers.parse(controller, net.formats.high, net.formats.low)
+    with datafile.read(data) as source:
+        scorer = evaluation.Scorer(net, source)
+        with output.progress("emulating", int(scorer.inputs.lengths.sum()), json) as advance:
+            scored = evaluation.emulate_scored(
+                scorer, chosen, engine=engine, threads=threads, record=record, trace=trace, keep=False,
+                data_digest=source.digest() if trace else "", progress=advance, score=scorer.labelled,
+            )  # fmt: skip
+    done = scored.run
+    result: dict[str, Any] = {
+        "controller": done.controller,
+        "sequences": len(done.lengths),
+        "steps": int(done.offsets[-1]),
+        "low_share": done.low_share,
+        "metric": {"name": scorer.name, "value": scorer.value(scored.totals)} if scorer.labelled else None,
+        "overflows": done.overflows,
+        "layers": [
+            {"low_share": layer.low_share, "overflows": int(layer.overflow_count.sum())} for layer in done.layers
+        ],
+        "trace": None if trace is None else str(trace),
+    }
+    if json:
+        output.emit_json(result)
+        return
+    rows = [
+        [f"layer {n}", output.percent(layer["low_share"]), str(layer["overflows"])]
+        for n, layer in enumerate(result["layers"])
+    ]
+    rows.append(["network", output.percent(done.low_share), str(done.overflows)])
+    caption = f"{result['sequences']} sequences, {result['steps']:,} steps"
+    if scorer.labelled:
+        caption += f"; {scorer.name.replace('_', ' ')} {scorer.value(scored.totals):.4f}"
+    output.table(f"{controller} on {model.name}", ["", "low share", "overflows"], rows, caption)
+    if trace is not None:
+        output.console().print(f"trace: {trace}", markup=False)
+
+
+def compare(
+    model: Model,
+    data: DataPath,
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--controller",
+            "-C",
+            help="Controllers instead of the default set (repeatable). " + controllers.HELP,
+        ),
+    ] = None,
+    engine: Engine = "fast",
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Compare controllers on one model and data set, with paired 95 % intervals.
+
+    Default set: float, static high, static low, random at the low share of peak, peak. Example: fxp compare lm.h5
+    held-out.h5
+    """
+    from fxp import datafile, engines, evaluation, network
+
+    engines.check(engine)
+    net = network.load(model)
+    chosen: list[Any] | None = None
+    if controller:
+        chosen = [
+            c if c in ("float", evaluation.MATCHED) else controllers.parse(c, net.formats.high, net.formats.low)
+            for c in controller
+        ]
+    with datafile.read(data) as source:
+        runs = len(chosen or evaluation.default_controllers(net)) + 1
+        with output.progress("emulating", source.total * runs, json) as advance:
+            table = evaluation.evaluate(net, source, chosen, engine=engine, threads=threads, progress=advance)
+    if json:
+        output.emit_json(table.to_dict())
+        return
+    rows = [
+        [
+            label(row),
+            output.number(row.metric),
+            output.number(row.difference, sign=True),
+            output.interval(row.interval),
+            output.percent(row.low_share),
+        ]
+        for row in table
+    ]
+    output.table(
+        f"{model.name} on {data.name}: {table.metric.replace('_', ' ')}{f' ({table.unit})' if table.unit else ''}",
+        ["controller", "metric", "difference", "95 % interval", "low share"],
+        rows,
+        f"{table.sequences} sequences, {table.steps:,} steps; differences from static high precision, paired "
+        f"over sequences; "
+        f"{'higher' if table.higher_is_better else 'lower'} is better",
+    )
+
+
+def label(row: Any) -> str:
+    """A row's controller in words."""
+    if row.controller == "static":
+        return f"static {row.parameters['bits']} bits"
+    if row.controller == "delta":
+        return f"delta {row.parameters['threshold']:g}"
+    return str(row.controller)
+
+
+def demo(
+    destination: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for model, trace, estimate and picture.")
+    ] = Path("demo-out"),
+    sequences: Annotated[int, typer.Option(min=2, help="Held-out sequences to use (256 are bundled).")] = 256,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """The whole path on the bundled network: emulate, compare, estimate, draw.
+
+    A character language model on the King James text; a table of quality, precision, cycles and energy. Example: fxp
+    demo -o out
+    """
+    from fxp import demo
+
+    with output.progress("emulating", demo.total_steps(sequences), json) as advance:
+        result = demo.run(destination, sequences, threads, advance)
+    if json:
+        output.emit_json({"rows": result["rows"], "files": result["files"]})
+        return
+    rows = [
+        [
+            row["controller"],
+            output.number(row["metric"]),
+            output.number(row["difference"], sign=True),
+            output.interval(row["interval"]),
+            output.percent(row["low_share"]),
+            "-" if row["cycles"] is None else f"{row['cycles']:,}",
+            "-" if row["speedup"] is None else f"{row['speedup']:.3f}x",
+            "-" if row["energy_pj"] is None else f"{row['energy_pj']:.4g}",
+            output.percent(row["energy_saving"], sign=True),
+        ]
+        for row in result["rows"]
+    ]
+    output.table(
+        result["title"],
+        [
+            "controller",
+            result["metric"],
+            "difference",
+            "95 % interval",
+            "low share",
+            "cycles",
+            "speedup",
+            "energy pJ",
+            "saving",
+        ],
+        rows,
+        result["caption"],
+    )
+    for name, path in result["files"].items():
+        output.console().print(f"{name}: {path}", markup=False)
