@@ -1,10 +1,11 @@
 """Train the bundled character language model on the King James text.
 
 An embedding of 32, one LSTM layer of 256 and a linear head over the symbols of the text. Every stage is a
-function: `vocabulary`, `split`, `train`, `evaluate`. From the root of the repository:
+function: `vocabulary`, `split`, `train`, `evaluate`, `export`. From the root of the repository:
 
     python -m bench.networks.kjv train kjv.pt
     python -m bench.networks.kjv evaluate kjv.pt
+    python -m bench.networks.kjv export kjv.pt
 
 Training takes about a quarter of an hour on one core. The same torch build on the same kind of processor
 gives the same weights; another build or processor rounds its sums otherwise and ends close by.
@@ -25,6 +26,10 @@ import numpy as np
 
 TEXT = Path(__file__).with_name("kjv.txt.gz")
 ORIGIN = "King James text, as printed by Debian's bible-kjv and bible-kjv-text packages"
+
+LICENCE = "the text is in the public domain in most of the world; see LICENCE.md beside this file"
+METRIC = "bits_per_character"
+BUNDLE = Path(__file__).parents[2] / "fxp" / "networks" / "kjv"
 
 EMBEDDING, HIDDEN = 32, 256
 SEED = 0
@@ -294,6 +299,42 @@ def load_checkpoint(path: Path) -> tuple[Any, str]:
     return network.eval(), stored["symbols"]
 
 
+def export(network: Any, parts: Split, folder: Path = BUNDLE) -> None:
+    """Write the quantised network and its data as files of the project.
+
+    `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the data each token is an
+    input and the next one its label.
+    """
+    import fxp
+    import traces
+
+    folder.mkdir(parents=True, exist_ok=True)
+    short, long = held_out_sequences(parts)
+    calibration = calibration_sequences(parts)
+    for name, pieces in (("data", short), ("long", long), ("calibration", calibration)):
+        traces.Data.of(
+            [piece[:-1] for piece in pieces],
+            [piece[1:] for piece in pieces],
+            name=f"kjv {name}",
+            metric=METRIC,
+            origin=ORIGIN,
+            licence=LICENCE,
+        ).write(folder / f"{name}.h5")
+    fxp.save(
+        fxp.from_torch(
+            network["lstm"],
+            calibration=[piece[:-1] for piece in calibration],
+            head=network["head"],
+            embedding=network["embedding"],
+            name="kjv, character language model 1x256",
+            metric=METRIC,
+            origin=f"trained by bench/networks/kjv.py on: {ORIGIN}",
+            licence=LICENCE,
+        ),
+        folder / "model.h5",
+    )
+
+
 def _print_evaluation(network: Any, parts: Split) -> None:
     """Print the bits per character of every evaluation set, each with the standard error over its pieces."""
     short, long = held_out_sequences(parts)
@@ -307,7 +348,7 @@ def _print_evaluation(network: Any, parts: Split) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.networks.kjv", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("train", "evaluate"))
+    parser.add_argument("stage", choices=("train", "evaluate", "export"))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
     chosen = parser.parse_args(arguments)
@@ -320,7 +361,10 @@ def main(arguments: list[str] | None = None) -> None:
     network, stored = load_checkpoint(chosen.checkpoint)
     if stored != symbols:
         parser.error(f"{chosen.checkpoint} was trained on other symbols than {TEXT.name}; train it anew")
-    _print_evaluation(network, parts)
+    if chosen.stage == "export":
+        export(network, parts)
+    else:
+        _print_evaluation(network, parts)
 
 
 if __name__ == "__main__":
