@@ -9,6 +9,7 @@ from typing import Any
 import accel
 import traces
 from fxp import evaluation, networks, picture
+from fxp.emulator import emulate
 from fxp.network import load, save
 from traces import InputError
 
@@ -72,9 +73,7 @@ def run(
     for controller in (static_high, static_low):
         done[controller] = evaluation.emulate_scored(scorer, controller, **options)
     peak = accel.Peak()
-    options["record"] = ("plan", "cell")
     done[peak] = evaluation.emulate_scored(scorer, peak, trace=files["trace"], data_digest=data.digest(), **options)
-    options["record"] = ("plan",)
     random = accel.Random(low_share=done[peak].run.low_share)
     done[random] = evaluation.emulate_scored(scorer, random, **options)
 
@@ -93,7 +92,8 @@ def run(
         if controller is peak:
             cost.write(files["estimate"])
             overhead = cost.area_overhead
-    picture.cell_state(done[peak].run, network, files["picture"])
+    shown = emulate(network, [data.sequence(0)], peak, record=("plan", "cell"))
+    picture.cell_state(shown, network, files["picture"])
     return {
         "title": f"{network.model.name}: {len(data)} held-out sequences, {data.total:,} steps",
         "metric": scorer.name.replace("_", " "),

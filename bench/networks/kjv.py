@@ -302,8 +302,8 @@ def load_checkpoint(path: Path) -> tuple[Any, str]:
 def export(network: Any, parts: Split, folder: Path = BUNDLE) -> None:
     """Write the quantised network and its data as files of the project.
 
-    `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the data each token is an
-    input and the next one its label.
+    `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the
+    data each token is an input and the next one its label.
     """
     import fxp
     import traces
