@@ -27,19 +27,20 @@ _HOME = {
     "Network": "network", "save": "network", "load": "network", "Formats": "formats",
     "from_torch": "export", "from_state_dict": "export",
     "emulate": "emulator", "State": "emulator", "Run": "run",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation", "emulate_float": "evaluation",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from fxp.emulator import State, emulate
-    from fxp.evaluation import evaluate
+    from fxp.evaluation import emulate_float, evaluate
     from fxp.export import from_state_dict, from_torch
     from fxp.formats import Formats
     from fxp.network import Network, load, save
     from fxp.run import Run
 
 __all__ = [
-    "Formats", "Network", "Run", "State", "emulate", "evaluate", "from_state_dict", "from_torch", "load", "save",
+    "Formats", "Network", "Run", "State", "emulate", "emulate_float", "evaluate", "from_state_dict", "from_torch",
+    "load", "save",
 ]  # fmt: skip
 
 

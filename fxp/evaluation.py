@@ -4,7 +4,7 @@ precision."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -108,8 +108,24 @@ class Table:
         return self.rows[index]
 
 
+EXACT_DEGREES = 100  # beyond them the expansion is exact to ten digits
+
+
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's distribution by the expansion of Cornish and Fisher (Abramowitz and Stegun, 26.7.5)."""
+    """Quantile of Student's distribution.
+
+    Parameters
+    ----------
+    probability : float, in (0, 1)
+    degrees : int, at least 1
+        Up to 100, the finite sum of its distribution (Abramowitz and Stegun, 26.7.3 and 26.7.4) is inverted by
+        bisection; beyond, the expansion of Cornish and Fisher (26.7.5) is used.
+    """
+    if degrees <= EXACT_DEGREES:
+        inside, low, high = abs(2 * probability - 1), 0.0, math.pi / 2
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if _student_inside(middle, degrees) < inside else (low, middle)
+        return math.copysign(math.sqrt(degrees) * math.tan(high), probability - 0.5)
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
@@ -118,6 +134,19 @@ def student_quantile(probability: float, degrees: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
+
+
+def _student_inside(theta: float, degrees: int) -> float:
+    """Probability of |t| < sqrt(degrees) * tan(theta)."""
+    odd = degrees % 2
+    sine, cosine = math.sin(theta), math.cos(theta)
+    term = total = cosine if odd else 1.0
+    for k in range(2 + odd, degrees, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    if not odd:
+        return sine * total
+    return 2 / math.pi * (theta + (sine * total if degrees > 1 else 0.0))
 
 
 def paired_interval(totals: np.ndarray, baseline: np.ndarray, weights: np.ndarray) -> tuple[float, float] | None:
@@ -146,12 +175,14 @@ class Scorer:
     ----------
     network : Network
     data : traces.Data or an open data file
+    where : str
+        What error messages begin with: the file that the data comes from.
     """
 
-    def __init__(self, network: Network, data: Sequences):
+    def __init__(self, network: Network, data: Sequences, where: str = ""):
         self.network = network
         self.data = data
-        self.inputs = Inputs(network, data)
+        self.inputs = Inputs(network, data, where)
         head = network.model.head
         self.labelled = head is not None and data.scope is not None
         name = data.metric or network.model.metric
@@ -162,10 +193,16 @@ class Scorer:
             assert head is not None
             self.name = name or "cross_entropy"
             if self.name not in METRICS:
-                raise InputError(f"metric {self.name!r} is unknown; known are {', '.join(METRICS)}")
+                raise InputError(
+                    f"{self.inputs.where}metric {self.name!r} is unknown; known are {', '.join(METRICS)}"
+                )
             self.metric = METRICS[self.name]
-            if data.scope != head.scope:
-                raise InputError(f"the labels belong to each {data.scope}, but the network's head to each {head.scope}")
+            # Sequences of one step each have as many labels either way.
+            if data.scope != head.scope and data.total != len(data):
+                raise InputError(
+                    f"{self.inputs.where}labels are of scope {data.scope}, but the network's head is of scope "
+                    f"{head.scope} (step: every step, last: the last step of a sequence)"
+                )
         lengths = self.inputs.lengths.astype(np.float64)
         self.weights = np.ones(len(lengths)) if self.labelled and data.scope == "last" else lengths
         self._float: list[np.ndarray] | None = None
@@ -173,12 +210,7 @@ class Scorer:
     def float_outputs(self) -> list[np.ndarray]:
         """Outputs of the float network, float32 [time, outputs] a sequence."""
         if self._float is None:
-            layers = float_layers(self.network.model)
-            outputs: list[np.ndarray] = []
-            for first in range(0, len(self.inputs), GROUP):
-                group = range(first, min(first + GROUP, len(self.inputs)))
-                outputs += floating.run(layers, [self.inputs.whole(i) for i in group])[0]
-            self._float = outputs
+            self._float = _float_outputs(self.network, self.inputs)
         return self._float
 
     def score(self, number: int, start: int, outputs: np.ndarray) -> float:
@@ -203,7 +235,10 @@ class Scorer:
         else:
             labels = labels[start : start + len(outputs)]
         if labels.min() < 0 or labels.max() >= len(head.bias):
-            raise InputError(f"sequence {number}: labels lie outside 0 to {len(head.bias) - 1}, the rows of the head")
+            raise InputError(
+                f"{self.inputs.where}sequence {number}: labels lie outside 0 to {len(head.bias) - 1}, the rows of the "
+                f"head"
+            )
         return float(self.metric.score(outputs @ head.weight.T + head.bias, labels).sum())
 
     def value(self, totals: np.ndarray) -> float:
@@ -211,9 +246,42 @@ class Scorer:
         return float(totals.sum() / self.weights.sum())
 
 
+def _float_outputs(network: Network, inputs: Inputs) -> list[np.ndarray]:
+    layers = float_layers(network.model)
+    outputs: list[np.ndarray] = []
+    for first in range(0, len(inputs), GROUP):
+        group = range(first, min(first + GROUP, len(inputs)))
+        outputs += floating.run(layers, [inputs.whole(i) for i in group])[0]
+    return outputs
+
+
+def emulate_float(network: Network, inputs: Any) -> Any:
+    """Outputs of the float network that a network was quantised from, for comparison only.
+
+    Parameters
+    ----------
+    network : Network
+    inputs : as `fxp.emulate` takes them
+
+    Returns
+    -------
+    float32 [batch, time, outputs] or a list of [time, outputs], in the form of the inputs: what `torch.nn.LSTM` gives,
+    but for rounding.
+    """
+    source = Inputs(network, inputs)
+    outputs = _float_outputs(network, source)
+    return np.stack(outputs) if source.dense else outputs
+
+
 def as_data(data: Any) -> Sequences:
     """Data of any form that `emulate` takes, as ragged sequences without labels."""
-    return data if isinstance(data, Sequences) else Data.of(data)
+    if isinstance(data, Sequences):
+        return data
+    if hasattr(data, "detach"):
+        data = data.detach().cpu().numpy()
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
+        raise InputError(f"data is {type(data).__name__}, expected traces.Data or inputs as `emulate` takes them")
+    return Data.of(data)
 
 
 @dataclass
@@ -330,8 +398,15 @@ def evaluate(
         sequences.
     """
     scorer = Scorer(network, as_data(data))
-    chosen = default_controllers(network) if controllers is None else list(controllers)
-    options: dict[str, Any] = {"engine": engine, "threads": threads, "progress": progress}
+    if controllers is None:
+        controllers = default_controllers(network)
+    elif isinstance(controllers, str) or not isinstance(controllers, Sequence):
+        raise InputError(f"controllers is {controllers!r}, expected a list of controllers")
+    return compare(scorer, controllers, engine=engine, threads=threads, progress=progress)
+
+
+def compare(scorer: Scorer, chosen: Sequence[Any], **options: Any) -> Table:
+    """The table of `evaluate` for a scorer; options as in `emulate_scored`."""
     baseline, results = run_all(scorer, chosen, options)
     rows = [
         float_row(scorer, baseline.totals)
