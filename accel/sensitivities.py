@@ -49,6 +49,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
         "intermediate.area",
         "*.constants.area",
     ),
+    "logic area": ("datapath.area", "multifunction.area"),
     "area added by dynamic precision": (
         "offsets.area",
         "precision_unit.logic_area",
@@ -64,13 +65,20 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "leakage of a gated block": ("gating.residual",),
     "padding of x and h": ("datapath.padding",),
     "prefetched groups": ("datapath.prefetched_groups",),
+    "weight port": ("weights.port",),
+    "adder tree latency": ("datapath.reduction",),
     "forward part overlaps the step before": ("datapath.forward_overlap",),
     "divider latency": ("multifunction.divide",),
     "multifunction interval": ("multifunction.interval",),
     "accumulators a row": ("multifunction.parts",),
     "precision unit latency": ("precision_unit.latency",),
+    "precision unit interval": ("precision_unit.interval",),
+    "readout neuron": ("precision_unit.readout",),
 }
-"""Assumptions that are varied together, as patterns of constants' names."""
+"""Assumptions that are varied together, as patterns of constants' names.
+
+Sizes and word widths of memories are left out, since their energies would change with them, and so are policies.
+"""
 
 Options = Mapping[str, Sequence[Any]]
 Evaluate = Callable[[dict[str, Any]], dict[str, float]]
