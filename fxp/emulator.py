@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import accel.controllers as controllers
 import traces
 from accel.controllers import Encoded, Site
 from fxp import engines
-from fxp.engines import LayerState, Piece
+from fxp.engines import Job, LayerState, Piece
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.run import QUANTITIES, Run
@@ -82,6 +82,11 @@ class Emulation:
         # say next.
         self._steering = controller if self._built_in else controllers.Static(network.formats.high)
 
+    @property
+    def group_size(self) -> int:
+        """Sequences that the engine likes to process side by side."""
+        return self._engine.group_size if self._built_in else 1
+
     def start(self, identity: int, length: int | None) -> SequenceState:
         """The state of a sequence before its first step (unidirectional networks)."""
         layers = [self._start(self._site(identity, length, n, 0))[0] for n in range(len(self.network.layers))]
@@ -111,60 +116,65 @@ class Emulation:
         return [self._steering.encode(site) for site in sites]
 
     def advance(
-        self, state: SequenceState, encoded: Sequence[Encoded], x: np.ndarray, sequence: int, row: int
-    ) -> np.ndarray:
-        """Process a piece.
+        self,
+        states: Sequence[SequenceState],
+        encoded: Sequence[Sequence[Encoded]],
+        x: Sequence[np.ndarray],
+        sequences: Sequence[int],
+        rows: Sequence[int],
+    ) -> list[np.ndarray]:
+        """Process a piece of each of some sequences, side by side.
 
         Parameters
         ----------
-        state : SequenceState, moved along
-        encoded : what `encode` gave for the sequence
-        x : float32 [time, features]
-        sequence : position of the sequence in the sinks
-        row : first row of the piece among the concatenated steps in the sinks
+        states : moved along
+        encoded : what `encode` gave for each sequence
+        x : float32 [time, features] of each sequence
+        sequences : their positions in the sinks
+        rows : first row of each piece among the concatenated steps in the sinks
 
         Returns
         -------
-        int8 [time, directions * output]: h indices of the last layer.
+        int8 [time, directions * output] of each sequence: h indices of the last layer.
         """
-        indices = self._engine.quantise_input(x)
+        places = list(zip(sequences, rows, strict=True))
+        indices = [self._engine.quantise_input(piece) for piece in x]
         for number, layer in enumerate(self.network.layers):
             sides = []
             for direction in range(layer.directions):
-                site = self._site(state.id, state.length, number, direction)
-                moving, control = (state.layers[number], encoded[number]) if encoded else self._start(site)
-                sides.append(self._run(site, control, moving, indices, state.steps, sequence, row))
-            indices = sides[0] if len(sides) == 1 else np.concatenate(sides, axis=1)
-        state.steps += len(x)
+                jobs = []
+                for state, controls, inputs in zip(states, encoded, indices, strict=True):
+                    site = self._site(state.id, state.length, number, direction)
+                    moving, control = (state.layers[number], controls[number]) if controls else self._start(site)
+                    jobs.append(Job(site, control, moving, inputs, state.steps))
+                sides.append(self._run(jobs, places))
+            indices = sides[0] if len(sides) == 1 else [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)]
+        for state, piece in zip(states, x, strict=True):
+            state.steps += len(piece)
         return indices
 
-    def _run(
-        self,
-        site: Site,
-        encoded: Encoded,
-        state: LayerState,
-        x: np.ndarray,
-        step: int,
-        sequence: int,
-        row: int,
-    ) -> np.ndarray:
-        if self._built_in:
-            piece = self._piece(site, encoded, state, x, step)
-            self._keep(site, piece, sequence, row)
-            return piece.hidden
-        hidden = np.empty((len(x), state.h.size), np.int8)
-        for t in range(len(x)):
-            position = len(x) - 1 - t if site.direction else t
-            piece = self._piece(site, encoded, state, x[position : position + 1], step + t)
+    def _run(self, jobs: Sequence[Job], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        if not self._built_in:
+            return [self._steered(job, *place) for job, place in zip(jobs, places, strict=True)]
+        pieces = self._pieces(jobs)
+        for job, piece, place in zip(jobs, pieces, places, strict=True):
+            self._keep(job.site, piece, *place)
+        return [piece.hidden for piece in pieces]
+
+    def _steered(self, job: Job, sequence: int, row: int) -> np.ndarray:
+        """A job under a user's own controller, step by step."""
+        steps, state = len(job.x), job.state
+        hidden = np.empty((steps, state.h.size), np.int8)
+        for t in range(steps):
+            position = steps - 1 - t if job.site.direction else t
+            (piece,) = self._pieces([replace(job, x=job.x[position : position + 1], step=job.step + t)])
             hidden[position] = piece.hidden[0]
-            self._keep(site, piece, sequence, row + position)
-            state.low[:] = _mask(_step(state.user, state.c.copy(), state.h.copy()), site)
+            self._keep(job.site, piece, sequence, row + position)
+            state.low[:] = _mask(_step(state.user, state.c.copy(), state.h.copy()), job.site)
         return hidden
 
-    def _piece(self, site: Site, encoded: Encoded, state: LayerState, x: np.ndarray, step: int) -> Piece:
-        return self._engine.run(
-            self._steering, site, encoded, state, x, step, self._wanted["cell"], self._wanted["accumulators"]
-        )
+    def _pieces(self, jobs: Sequence[Job]) -> list[Piece]:
+        return self._engine.run(self._steering, jobs, self._wanted["cell"], self._wanted["accumulators"])
 
     def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
         values = {name: getattr(piece, name) if wanted else None for name, wanted in self._wanted.items()}
@@ -219,27 +229,36 @@ def stream(
     offsets = np.concatenate([[0], np.cumsum(inputs.lengths)])
     whole = network.directions == 2
 
-    def one(number: int) -> None:
-        length = int(inputs.lengths[number])
-        size = length if whole else STEPS
-        encoded = emulation.encode(states[number])
-        for start in range(0, length, size):
-            stop = min(start + size, length)
-            x = inputs.chunk(number, start, stop)
-            hidden = emulation.advance(states[number], encoded, x, number, int(offsets[number]) + start)
-            consume(number, start, hidden)
-            if progress is not None:
-                progress(stop - start)
+    def together(numbers: Sequence[int]) -> None:
+        """Sequences in the order of falling length, window by window; those at their end drop out."""
+        encoded = {number: emulation.encode(states[number]) for number in numbers}
+        size = int(inputs.lengths[numbers[0]]) if whole else STEPS
+        for start in range(0, int(inputs.lengths[numbers[0]]), size):
+            now = [number for number in numbers if inputs.lengths[number] > start]
+            x = [inputs.chunk(n, start, min(start + size, int(inputs.lengths[n]))) for n in now]
+            results = emulation.advance(
+                [states[n] for n in now], [encoded[n] for n in now], x, now, [int(offsets[n]) + start for n in now]
+            )
+            for number, hidden in zip(now, results, strict=True):
+                consume(number, start, hidden)
+                if progress is not None:
+                    progress(len(hidden))
 
+    groups = _groups(inputs.lengths, emulation.group_size, threads)
     if threads == 1:
-        for number in range(len(inputs)):
-            one(number)
+        for group in groups:
+            together(group)
         return
-    # Long sequences first, so that no thread is left alone with one at the end.
-    order = np.argsort(-inputs.lengths, kind="stable")
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(one, int(number)) for number in order]:
+        for future in [pool.submit(together, group) for group in groups]:
             future.result()
+
+
+def _groups(lengths: np.ndarray, most: int, threads: int) -> list[list[int]]:
+    """Sequences of like lengths together, the longest first, so that no thread is left alone with one at the end."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    size = max(1, min(most, -(-len(order) // threads)))
+    return [[int(n) for n in order[start : start + size]] for start in range(0, len(order), size)]
 
 
 def declared_lengths(
@@ -273,8 +292,10 @@ def _starting_states(
             return [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
         return [emulation.start(i, n) for i, n in zip(ids, lengths, strict=True)]
     states = copy.deepcopy(state.sequences)
-    for current, length in zip(states, lengths, strict=True):
-        current.length = length
+    shares = getattr(emulation.controller, "needs_length", False)
+    for current, length, steps in zip(states, lengths, inputs.lengths, strict=True):
+        # Only shares of the length fix it; a schedule that turns out too short is refused for what it lacks.
+        current.length = length if shares else max(length or 0, current.steps + int(steps))
     return states
 
 

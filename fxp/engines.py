@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,8 +24,7 @@ class LayerState:
     """What one direction of a layer carries from step to step.
 
     h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step; words int32 [4, H], the
-    controller's state
-    (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides.
+    controller's state (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides.
     """
 
     h: np.ndarray
@@ -47,9 +47,8 @@ class LayerState:
 
 @dataclass
 class Piece:
-    """Results of some steps, rows in time positions: hidden int8 [T, R]; plan uint8 [T, ceil(H/8)]; cell [T or 0,
-    H]; accumulators
-    int32 [T or 0, 2, 4H]; low and overflow: counts."""
+    """Results of some steps, rows in time positions: hidden int8 [T, R]; plan uint8 [T, ceil(H/8)];
+    cell [T or 0, H]; accumulators int32 [T or 0, 2, 4H]; low and overflow: counts."""
 
     hidden: np.ndarray
     plan: np.ndarray
@@ -72,8 +71,22 @@ class Piece:
         )
 
 
+@dataclass
+class Job:
+    """Steps of one sequence in one direction of one layer: x int8 [T, N] from step `step` on; `state` moves along."""
+
+    site: Site
+    encoded: Encoded
+    state: LayerState
+    x: np.ndarray
+    step: int
+
+
 class Engine(Protocol):
     """What the emulator asks of an engine."""
+
+    group_size: int
+    """Jobs that it likes to be given together."""
 
     def quantise_input(self, x: np.ndarray) -> np.ndarray:
         """Indices int8 [T, N] of layer 0's features float32 [T, N]."""
@@ -81,22 +94,14 @@ class Engine(Protocol):
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         """Set the mask of the first step in `state.low`."""
 
-    def run(
-        self,
-        controller: Any,
-        site: Site,
-        encoded: Encoded,
-        state: LayerState,
-        x: np.ndarray,
-        step: int,
-        cell: bool,
-        accumulators: bool,
-    ) -> Piece:
-        """Process x int8 [T, N] from step `step` on; `state` moves along."""
+    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+        """Process jobs of the same layer and direction; a result does not depend on the others."""
 
 
 class CompiledEngine:
     """The kernels of `fxp.kernels.portable`."""
+
+    group_size = 1
 
     def __init__(self, network: Network):
         from fxp.kernels import portable
@@ -124,17 +129,11 @@ class CompiledEngine:
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         self._kernels.begin(*self._arguments(encoded, state), 0)
 
-    def run(
-        self,
-        controller: Any,
-        site: Site,
-        encoded: Encoded,
-        state: LayerState,
-        x: np.ndarray,
-        step: int,
-        cell: bool,
-        accumulators: bool,
-    ) -> Piece:
+    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+        return [self._one(job, cell, accumulators) for job in jobs]
+
+    def _one(self, job: Job, cell: bool, accumulators: bool) -> Piece:
+        site, encoded, state, x, step = job.site, job.encoded, job.state, job.x, job.step
         prepared = self._network.prepared[site.layer]
         part = prepared.directions[site.direction]
         piece = Piece.empty(len(x), site, prepared.layer.output_size, cell, accumulators)
@@ -159,6 +158,8 @@ class CompiledEngine:
 class ReferenceEngine:
     """The slow twin, `fxp.reference` and `accel.reference`: plain Python integers and binary32 steps."""
 
+    group_size = 1
+
     def __init__(self, network: Network):
         self._network = network
 
@@ -180,17 +181,11 @@ class ReferenceEngine:
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         state.low[:] = self._twin(controller, site).first()
 
-    def run(
-        self,
-        controller: Any,
-        site: Site,
-        encoded: Encoded,
-        state: LayerState,
-        x: np.ndarray,
-        step: int,
-        cell: bool,
-        accumulators: bool,
-    ) -> Piece:
+    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+        return [self._one(controller, job, cell, accumulators) for job in jobs]
+
+    def _one(self, controller: Any, job: Job, cell: bool, accumulators: bool) -> Piece:
+        site, state, x, step = job.site, job.state, job.x, job.step
         from fxp import reference
 
         twin = self._twin(controller, site)
@@ -221,10 +216,13 @@ def check(name: str) -> None:
 
 
 def make(name: str, network: Network) -> Engine:
-    """The engine of a name, for one network."""
+    """The engine of a name, for one network; `fast` is `portable` where the machine has no AVX2 or FXP_PORTABLE=1 is set."""
     check(name)
     if name == "reference":
         return ReferenceEngine(network)
-    if name in ("fast", "portable"):
-        return CompiledEngine(network)
-    raise InputError(f"engine is {name!r}: expected one of {', '.join(NAMES)}")
+    if name == "fast":
+        from fxp import fast
+
+        if fast.available():
+            return fast.FastEngine(network)
+    return CompiledEngine(network)

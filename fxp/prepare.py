@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
 import traces
 from fxp.formats import Formats, Profile
 from fxp.kernels.portable import FixedUnit, FloatUnit, Weights, Widths
+from fxp.packed import FastDirection
 from fxp.quantise import low_indices
 
 TABLE_DIGEST = "d786df8e79eea2b8f4ad0a279bbd2ac0d44063d1ac7df3cc3108040241fd2461"
@@ -78,6 +79,12 @@ class PreparedDirection:
         self.widths = Widths(
             formats.shift, formats.top, formats.low_top, formats.accumulator_bits, formats.overflow == "clamp"
         )
+        self._formats = formats
+
+    @cached_property
+    def fast(self) -> FastDirection:
+        """Arguments of the AVX2 kernels, packed when first used."""
+        return FastDirection(self.weights, self.unit, self._formats)
 
 
 def _row_constants(

@@ -1,7 +1,7 @@
 """How kernels are compiled: no Python, no fast-math, cached on disk, and never stale.
 
-Numba keys its cache on the time stamp of the file that holds a function, so an edit of a helper in another file would go on
-serving old machine code. Here the stamp is a digest of every source of the kernels instead.
+Numba keys its cache on the time stamp of the file that holds a function, so an edit of a helper in another file
+would go on serving old machine code. Here the stamp is a digest of every source of the kernels instead.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def kernel(function: Callable[..., Any]) -> Any:
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call (decorator); it is cached as a part of them."""
     return njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each of its callers (decorator): for the insides of hot loops."""
+    return njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
 
 
 def external(module: str, name: str, *arguments: Any) -> types.ExternalFunction:

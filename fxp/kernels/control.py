@@ -30,3 +30,20 @@ def pointer(typing_context, array):  # type: ignore[no-untyped-def]
         return context.make_array(signature.args[0])(context, builder, arguments[0]).data
 
     return types.CPointer(array.dtype)(array), generate
+
+
+def _at(kind):  # type: ignore[no-untyped-def]
+    """An address (int64) as a pointer."""
+
+    @intrinsic
+    def convert(typing_context, place):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+        return kind(types.int64), generate
+
+    return convert
+
+
+counts_at, reals_at, words_at, bytes_at, indices_at = (_at(kind) for kind in (_COUNTS, _REALS, _WORDS, _BYTES, _INDEX))
+shorts_at = _at(types.CPointer(types.int16))

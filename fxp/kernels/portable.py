@@ -1,7 +1,8 @@
 """The time loop in plain compiled loops, for every machine and pair of widths.
 
 One call runs a piece of one sequence through one direction of one layer. All arrays are prepared by `fxp.prepare`;
-layouts: weights `[hidden, 4, inputs]` int8 (the four gate rows of an element together), per-row constants `[4, hidden]`.
+layouts: weights `[hidden, 4, inputs]` int8 (the four gate rows of an element together), per-row constants `[4,
+hidden]`.
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def store(record, position, low, c, ax, ah):
 def run_float(x, backward, step, weights, widths, constants, controller, state, record):
     """A piece of a sequence in the `float32` profile.
 
-    x : int8 [T, N], time positions; backward : whether they are processed from the last to the first; step : index of the first
+    x : int8 [T, N], time positions; backward : whether they are processed from the last to the first; step : index
+    of the first
     processed step. `state` and `record` are written.
     """
     steps, hidden = x.shape[0], state.c.size

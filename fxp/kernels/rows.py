@@ -1,0 +1,261 @@
+"""Exact dot products of gate rows with AVX2, each element at the precision its mask asks for.
+
+Weights of an element are one run of blocks, first those of the x part, then those of the h part; a block holds the same columns of
+the four gate rows, 32 bytes a row (`fxp.packed`). Activations are prepared once a step as pairs of 32 bytes a block.
+
+- *Bytes*: 32 columns a block; activations (v, |v|). A pair |v| * w sums to at most 2 * 127 * 127 < 2^15, so `maddubs` cannot
+  saturate; it is widened to 32 bits at once.
+- *Nibbles* (low width up to 4): 64 columns a block, as unsigned nibbles u = w + 8, the first 32 columns in the low halves of the
+  bytes. With the byte t = 16 u2 + u1 and the activations v1, v2 in [-8, 7]:
+  t * v2 + u1 * (16 v1 - v2 + 7) = 16 (u1 v1 + u2 v2) + 7 u1. The factor 16 v1 - v2 + 7 just fits int8, and the low halves need one
+  AND. A pair of bytes stays within 2 * 3840 < 2^13, so four blocks are summed in 16 bits. The sum over a row is
+  16 (sum w v + 8 sum v) + 7 sum u1: the last term is a constant of the row, the middle one the same for all rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fxp.kernels import vector
+from fxp.kernels.build import inlined
+from fxp.kernels.vector import add16, add32, both, load, maddubs, maddwd, prefetch, sign8
+
+
+class Rows(NamedTuple):
+    """Packed weights of one direction of a layer, and where its activations lie (byte offsets)."""
+
+    high: np.ndarray  # uint8, all elements
+    low: np.ndarray  # uint8, all elements
+    low_terms: np.ndarray  # int32 [H, 8]: 7 * sum u1 of the x and h rows (nibbles)
+    projection: np.ndarray  # uint8, four rows a block
+    hidden: int
+    output: int
+    inputs: int
+    x_blocks: int  # of 32 columns
+    h_blocks: int
+    x_pairs: int  # of 64 columns
+    h_pairs: int
+    nibbles: bool
+    overflow: int  # 0: no sum can leave the accumulator; 1: wrap; 2: clamp
+    accumulator_bits: int
+    shift: int
+    low_top: int
+
+
+@inlined
+def byte_rows(w, v, blocks):
+    """Sums (as vectors) over four rows of bytes."""
+    one = vector.ones16()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for _ in range(blocks):
+        values, sizes = load(v), load(v + 32)
+        a = add32(a, maddwd(maddubs(sizes, sign8(load(w), values)), one))
+        b = add32(b, maddwd(maddubs(sizes, sign8(load(w + 32), values)), one))
+        c = add32(c, maddwd(maddubs(sizes, sign8(load(w + 64), values)), one))
+        d = add32(d, maddwd(maddubs(sizes, sign8(load(w + 96), values)), one))
+        w += 128
+        v += 64
+    return a, b, c, d
+
+
+@inlined
+def nibble_block(total, t, second, crossed):
+    return add16(total, add16(maddubs(t, second), maddubs(both(t, vector.nibbles()), crossed)))
+
+
+@inlined
+def nibble_blocks(w, v, count):
+    """16-bit sums over four rows of up to four blocks."""
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for n in range(count):
+        second, crossed = load(v + 64 * n), load(v + 64 * n + 32)
+        a = nibble_block(a, load(w + 128 * n), second, crossed)
+        b = nibble_block(b, load(w + 128 * n + 32), second, crossed)
+        c = nibble_block(c, load(w + 128 * n + 64), second, crossed)
+        d = nibble_block(d, load(w + 128 * n + 96), second, crossed)
+    return a, b, c, d
+
+
+@inlined
+def nibble_rows(w, v, blocks):
+    """Sums (as vectors) over four rows of nibbles."""
+    one = vector.ones16()
+    a, b, c, d = nibble_blocks(w, v, blocks & 3)
+    a, b, c, d = maddwd(a, one), maddwd(b, one), maddwd(c, one), maddwd(d, one)
+    w += 128 * (blocks & 3)
+    v += 64 * (blocks & 3)
+    for _ in range(blocks >> 2):
+        p, q, r, s = nibble_blocks(w, v, 4)
+        a, b = add32(a, maddwd(p, one)), add32(b, maddwd(q, one))
+        c, d = add32(c, maddwd(r, one)), add32(d, maddwd(s, one))
+        w += 512
+        v += 256
+    return a, b, c, d
+
+
+@inlined
+def settled(total, rows, overflows):
+    """Finished sums brought to the accumulator's width; overflows are added to the int64 at that address."""
+    if rows.overflow == 0:
+        return total
+    unused = vector.spread(np.int32(32 - rows.accumulator_bits))
+    wrapped = vector.shift_right(vector.shift_left(total, unused), unused)
+    vector.store_long(overflows, vector.load_long(overflows) + vector.differing(total, wrapped))
+    if rows.overflow == 1:
+        return wrapped
+    most = np.int64(1) << (rows.accumulator_bits - 1)
+    return vector.least32(
+        vector.most32(total, vector.spread(np.int32(-most))), vector.spread(np.int32(most - 1))
+    )
+
+
+@inlined
+def high_element(w, v, rows):
+    """The eight sums of an element (x part of the four gates, then h part) from bytes; v: address of the activations."""
+    a, b, c, d = byte_rows(w, v, rows.x_blocks)
+    e, f, g, h = byte_rows(w + 128 * rows.x_blocks, v + 128 * rows.x_pairs, rows.h_blocks)
+    return vector.sums(a, b, c, d, e, f, g, h)
+
+
+@inlined
+def low_element(w, v, terms, rows):
+    """The same from nibbles; terms: address of 7 * sum u1; `v - 32`: address of 8 * sum v of both parts."""
+    a, b, c, d = nibble_rows(w, v, rows.x_pairs)
+    e, f, g, h = nibble_rows(w + 128 * rows.x_pairs, v + 64 * rows.x_pairs, rows.h_pairs)
+    total = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), load(terms))
+    return vector.sub32(vector.shift_right(total, vector.spread(np.int32(4))), load(v - 32))
+
+
+@inlined
+def low_start(rows):
+    """Offset of the low activations."""
+    return 128 * (rows.x_pairs + rows.h_pairs) + 64
+
+
+@inlined
+def expand(source, pairs, high, low, rows):
+    """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sum of the low indices."""
+    total = np.int32(0)
+    for n in range(pairs):
+        first, second = load(source + 64 * n), load(source + 64 * n + 32)
+        vector.store(high + 128 * n, first)
+        vector.store(high + 128 * n + 32, vector.magnitude8(first))
+        vector.store(high + 128 * n + 64, second)
+        vector.store(high + 128 * n + 96, vector.magnitude8(second))
+        first = vector.lower8(first, np.int32(rows.shift), np.int32(rows.low_top))
+        second = vector.lower8(second, np.int32(rows.shift), np.int32(rows.low_top))
+        if rows.nibbles:
+            vector.store(low + 64 * n, second)
+            vector.store(low + 64 * n + 32, vector.crossed8(first, second))
+            total += vector.total8(first) + vector.total8(second)
+        else:
+            vector.store(low + 128 * n, first)
+            vector.store(low + 128 * n + 32, vector.magnitude8(first))
+            vector.store(low + 128 * n + 64, second)
+            vector.store(low + 128 * n + 96, vector.magnitude8(second))
+    return total
+
+
+@inlined
+def byte_rows_of_two(w, v, u, blocks):
+    """Sums over four rows of bytes for two sequences, each row fetched once."""
+    one = vector.ones16()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for _ in range(blocks):
+        values, sizes = load(v), load(v + 32)
+        others, their_sizes = load(u), load(u + 32)
+        row = load(w)
+        a = add32(a, maddwd(maddubs(sizes, sign8(row, values)), one))
+        e = add32(e, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        row = load(w + 32)
+        b = add32(b, maddwd(maddubs(sizes, sign8(row, values)), one))
+        f = add32(f, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        row = load(w + 64)
+        c = add32(c, maddwd(maddubs(sizes, sign8(row, values)), one))
+        g = add32(g, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        row = load(w + 96)
+        d = add32(d, maddwd(maddubs(sizes, sign8(row, values)), one))
+        h = add32(h, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        w += 128
+        v += 64
+        u += 64
+    return a, b, c, d, e, f, g, h
+
+
+@inlined
+def nibble_blocks_of_two(w, v, u, count):
+    low_halves = vector.nibbles()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for n in range(count):
+        second, crossed = load(v + 64 * n), load(v + 64 * n + 32)
+        other, their = load(u + 64 * n), load(u + 64 * n + 32)
+        t = load(w + 128 * n)
+        first = both(t, low_halves)
+        a = add16(a, add16(maddubs(t, second), maddubs(first, crossed)))
+        e = add16(e, add16(maddubs(t, other), maddubs(first, their)))
+        t = load(w + 128 * n + 32)
+        first = both(t, low_halves)
+        b = add16(b, add16(maddubs(t, second), maddubs(first, crossed)))
+        f = add16(f, add16(maddubs(t, other), maddubs(first, their)))
+        t = load(w + 128 * n + 64)
+        first = both(t, low_halves)
+        c = add16(c, add16(maddubs(t, second), maddubs(first, crossed)))
+        g = add16(g, add16(maddubs(t, other), maddubs(first, their)))
+        t = load(w + 128 * n + 96)
+        first = both(t, low_halves)
+        d = add16(d, add16(maddubs(t, second), maddubs(first, crossed)))
+        h = add16(h, add16(maddubs(t, other), maddubs(first, their)))
+    return a, b, c, d, e, f, g, h
+
+
+@inlined
+def nibble_rows_of_two(w, v, u, blocks):
+    """Sums over four rows of nibbles for two sequences, each row fetched once."""
+    one = vector.ones16()
+    rest = blocks & 3
+    a, b, c, d, e, f, g, h = nibble_blocks_of_two(w, v, u, rest)
+    a, b, c, d = maddwd(a, one), maddwd(b, one), maddwd(c, one), maddwd(d, one)
+    e, f, g, h = maddwd(e, one), maddwd(f, one), maddwd(g, one), maddwd(h, one)
+    w += 128 * rest
+    v += 64 * rest
+    u += 64 * rest
+    for _ in range(blocks >> 2):
+        i, j, k, l, m, n, o, p = nibble_blocks_of_two(w, v, u, 4)
+        a, b = add32(a, maddwd(i, one)), add32(b, maddwd(j, one))
+        c, d = add32(c, maddwd(k, one)), add32(d, maddwd(l, one))
+        e, f = add32(e, maddwd(m, one)), add32(f, maddwd(n, one))
+        g, h = add32(g, maddwd(o, one)), add32(h, maddwd(p, one))
+        w += 512
+        v += 256
+        u += 256
+    return a, b, c, d, e, f, g, h
+
+
+@inlined
+def high_element_of_two(w, v, u, rows):
+    """`high_element` for two sequences."""
+    a, b, c, d, i, j, k, l = byte_rows_of_two(w, v, u, rows.x_blocks)
+    w += 128 * rows.x_blocks
+    v += 128 * rows.x_pairs
+    u += 128 * rows.x_pairs
+    e, f, g, h, m, n, o, p = byte_rows_of_two(w, v, u, rows.h_blocks)
+    return vector.sums(a, b, c, d, e, f, g, h), vector.sums(i, j, k, l, m, n, o, p)
+
+
+@inlined
+def low_element_of_two(w, v, u, terms, rows):
+    """`low_element` for two sequences."""
+    four = vector.spread(np.int32(4))
+    constant, v_sums, u_sums = load(terms), load(v - 32), load(u - 32)
+    a, b, c, d, i, j, k, l = nibble_rows_of_two(w, v, u, rows.x_pairs)
+    w += 128 * rows.x_pairs
+    v += 64 * rows.x_pairs
+    u += 64 * rows.x_pairs
+    e, f, g, h, m, n, o, p = nibble_rows_of_two(w, v, u, rows.h_pairs)
+    one = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), constant)
+    two = vector.sub32(vector.sums(i, j, k, l, m, n, o, p), constant)
+    return vector.sub32(vector.shift_right(one, four), v_sums), vector.sub32(vector.shift_right(two, four), u_sums)

@@ -1,0 +1,134 @@
+"""Weights of a layer in the layout of the AVX2 kernels (`fxp.kernels.rows`)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fxp.formats import Formats, Profile
+from fxp.kernels.portable import FixedUnit, Weights
+from fxp.kernels.rows import Rows
+
+LINE = 64  # bytes of a cache line: no block straddles two
+
+
+def aligned(shape: tuple[int, ...], kind: Any) -> np.ndarray:
+    """Zeros that start on a cache line."""
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    raw = np.zeros(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(kind).reshape(shape)
+
+
+def _ceil(n: int, unit: int) -> int:
+    return -(-n // unit)
+
+
+def _byte_blocks(rows: np.ndarray) -> np.ndarray:
+    """int8 [elements, 4, K] to uint8 [elements, ceil(K / 32), 4, 32]."""
+    count, gates, size = rows.shape
+    padded = np.zeros((count, gates, 32 * _ceil(size, 32)), np.int8)
+    padded[..., :size] = rows
+    return padded.reshape(count, gates, _ceil(size, 32), 32).transpose(0, 2, 1, 3).view(np.uint8)
+
+
+def _nibble_blocks(rows: np.ndarray) -> np.ndarray:
+    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 64), 4, 32]; columns beyond K are 0 in both halves."""
+    count, gates, size = rows.shape
+    padded = np.zeros((count, gates, 64 * _ceil(size, 64)), np.uint8)
+    padded[..., :size] = rows + np.int8(8)
+    halves = padded.reshape(count, gates, _ceil(size, 64), 2, 32)
+    return (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(0, 2, 1, 3)
+
+
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    whole = np.concatenate(parts, axis=1)
+    out = aligned(whole.shape, np.uint8)
+    out[...] = whole
+    return out.reshape(-1)
+
+
+def _low_terms(blocks: list[np.ndarray]) -> np.ndarray:
+    """7 * sum u1 of every row: int32 [H, 8], x part of the four gates, then h part."""
+    terms = [7 * (part & 15).sum(axis=(1, 3), dtype=np.int32) for part in blocks]
+    out = aligned((len(terms[0]), 8), np.int32)
+    out[...] = np.concatenate(terms, axis=1)
+    return out
+
+
+def _largest_sum(weights: Weights, formats: Formats) -> int:
+    """An upper bound of every accumulator's magnitude."""
+    bounds = [0]
+    for array, limit in (
+        (weights.x_high, formats.top), (weights.h_high, formats.top), (weights.projection, formats.top),
+        (weights.x_low, formats.low_top + 1), (weights.h_low, formats.low_top + 1),
+    ):  # fmt: skip
+        if array.size:
+            bounds.append(limit * int(np.abs(array.astype(np.int32)).sum(axis=-1).max()))
+    return max(bounds)
+
+
+def _padded(array: np.ndarray, kind: Any) -> np.ndarray:
+    """The last axis filled up with zeros to a multiple of eight."""
+    size = array.shape[-1]
+    out = aligned((*array.shape[:-1], 8 * _ceil(size, 8)), kind)
+    out[..., :size] = array
+    return out
+
+
+class FastDirection:
+    """Arguments of `fxp.kernels.fast` for one direction of a layer, made when first used.
+
+    Attributes
+    ----------
+    rows : Rows
+    unit : constants of the multifunction unit, padded to whole vectors
+    """
+
+    def __init__(self, weights: Weights, unit: Any, formats: Formats):
+        self._weights, self._unit, self._formats = weights, unit, formats
+
+    @cached_property
+    def rows(self) -> Rows:
+        weights, formats = self._weights, self._formats
+        hidden, _, inputs = weights.x_high.shape
+        output = weights.h_high.shape[2]
+        nibbles = formats.low <= 4
+        pack = _nibble_blocks if nibbles else _byte_blocks
+        low = [pack(weights.x_low), pack(weights.h_low)]
+        projection = weights.projection
+        quads = np.zeros((_ceil(len(projection), 4), 4, hidden), np.int8)
+        quads.reshape(-1, hidden)[: len(projection)] = projection
+        overflow = 0
+        if _largest_sum(weights, formats) >= 2 ** (formats.accumulator_bits - 1):
+            overflow = 2 if formats.overflow == "clamp" else 1
+        return Rows(
+            _joined(_byte_blocks(weights.x_high), _byte_blocks(weights.h_high)),
+            _joined(*low),
+            _low_terms(low) if nibbles else np.zeros((hidden, 8), np.int32),
+            _joined(_byte_blocks(quads)),
+            hidden, output, inputs,
+            _ceil(inputs, 32), _ceil(output, 32), _ceil(inputs, 64), _ceil(output, 64),
+            nibbles, overflow, formats.accumulator_bits, formats.shift, formats.low_top,
+        )  # fmt: skip
+
+    @cached_property
+    def unit(self) -> Any:
+        unit = self._unit
+        if self._formats.profile == Profile.FLOAT32:
+            return unit._replace(
+                x_scale=_padded(unit.x_scale, np.float32), h_scale=_padded(unit.h_scale, np.float32),
+                bias=_padded(unit.bias, np.float32), projection=_padded(unit.projection, np.float32),
+            )  # fmt: skip
+        return FixedUnit(
+            _padded(_reals(unit.x_scale[0]), np.float64), _padded(_reals(unit.h_scale[0]), np.float64),
+            _padded(unit.bias, np.int32), _reals(unit.output[None]), _padded(_reals(unit.projection), np.float64),
+            unit.table,
+        )  # fmt: skip
+
+
+def _reals(pairs: np.ndarray) -> np.ndarray:
+    """m / 2^e of pairs [..., 2] as binary64, exact: m has 15 bits and the exponents of a valid model are far from its limits."""
+    return np.ldexp(pairs[..., 0].astype(np.float64), -pairs[..., 1])
