@@ -102,6 +102,8 @@ cdef void peak_float(const int64_t* counts, float beta, int32_t* words, const fl
         else:
             margin = beta * (maximum[k] - minimum[k])
             peak_transition(&phase[k], &counter[k], c[k] > maximum[k] + margin or c[k] < minimum[k] - margin, counts)
+            if phase[k] == PROFILING:
+                minimum[k] = maximum[k] = 0
         low[k] = phase[k] != IN_PEAK
 
 
@@ -125,6 +127,8 @@ cdef void peak_fixed(const int64_t* counts, int32_t* words, const int16_t* c, in
         else:
             margin = (counts[3] * (<int64_t>maximum[k] - minimum[k]) + 2048) >> 12
             peak_transition(&phase[k], &counter[k], c[k] > maximum[k] + margin or c[k] < minimum[k] - margin, counts)
+            if phase[k] == PROFILING:
+                minimum[k] = maximum[k] = 0
         low[k] = phase[k] != IN_PEAK
 
 

@@ -124,6 +124,12 @@ class Controller:
         fit."""
         raise NotImplementedError
 
+    def _unwrap(self) -> None:
+        """NumPy scalars among the parameters as Python's own, which JSON and exact fractions know."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
 
 @dataclass(frozen=True)
 class Static(Controller):
@@ -132,6 +138,7 @@ class Static(Controller):
     bits: int = 8
 
     def __post_init__(self) -> None:
+        self._unwrap()
         _require(
             _is_integer(self.bits) and 2 <= self.bits <= 8,
             f"Static: bits is {self.bits!r}, expected an int from 2 to 8",
@@ -156,6 +163,7 @@ class Random(Controller):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._unwrap()
         _require(
             _is_real(self.low_share) and 0 <= self.low_share <= 1,
             f"Random: low_share is {self.low_share!r}, expected 0 to 1",
@@ -184,6 +192,7 @@ class Peak(Controller):
     max_peak: Count = 0.05
 
     def __post_init__(self) -> None:
+        self._unwrap()
         _require(_is_real(self.beta) and 0 <= self.beta <= 8, f"Peak: beta is {self.beta!r}, expected 0 to 8")
         for name in ("profile_steps", "max_stable", "max_peak"):
             _check_count(f"Peak: {name}", getattr(self, name))
@@ -215,6 +224,7 @@ class Delta(Controller):
     relative: bool = True
 
     def __post_init__(self) -> None:
+        self._unwrap()
         _require(
             _is_real(self.threshold) and 0 <= self.threshold <= 2**15,
             f"Delta: threshold is {self.threshold!r}, expected 0 to 32768",
@@ -292,21 +302,21 @@ class Schedule(Controller):
 
     def encode(self, site: Site) -> Encoded:
         rows = self.rows(site.sequence, site.layer, site.direction, site.hidden)
-        given = np.ndim(rows) == 2 and rows.shape[0]
-        length = site.length if site.length is not None else given
-        if given == 1 and length != 1:
-            rows = np.broadcast_to(rows, (length, site.hidden))
+        length = site.length if site.length is not None else len(rows)
+        if len(rows) == 1:
+            return _encoded("Schedule", site, plan=np.repeat(rows, length + 1, axis=0).astype(np.uint8))
         _require(
-            rows.shape[0] >= length,
-            f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only "
-            f"{rows.shape[0]}",
+            len(rows) >= length,
+            f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {len(rows)}",
         )
         if site.direction == 1:
             _require(
-                rows.shape[0] == length,
+                len(rows) == length,
                 f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly",
             )
             rows = rows[::-1]
+        # The mask after the last step is never used, but it is part of the state.
+        rows = np.concatenate([rows, np.zeros((1, site.hidden), bool)])
         return _encoded("Schedule", site, plan=np.ascontiguousarray(rows, np.uint8))
 
 

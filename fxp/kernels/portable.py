@@ -225,12 +225,10 @@ def run_float(x, backward, step, weights, widths, constants, controller, state, 
                 state.h[k] = unit.to_index(m[k], constants.output[0], top)
         record.hidden[position, :] = state.h
         store(record, position, state.low, state.c, ax, ah)
-        # A schedule has no mask beyond its last step, and none is needed there.
-        if not (controller.kind == 2 and step + t + 1 >= controller.plan.shape[0]):
-            control.next_mask_float(
-                controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
-                pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
-            )  # fmt: skip
+        control.next_mask_float(
+            controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
+            pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
+        )  # fmt: skip
 
 
 @kernel
@@ -261,11 +259,10 @@ def run_fixed(x, backward, step, weights, widths, constants, controller, state, 
                 state.h[k] = unit.to_index_fixed(m[k], step_m[0], step_m[1], top)
         record.hidden[position, :] = state.h
         store(record, position, state.low, state.c, ax, ah)
-        if not (controller.kind == 2 and step + t + 1 >= controller.plan.shape[0]):
-            control.next_mask_fixed(
-                controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
-                pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
-            )  # fmt: skip
+        control.next_mask_fixed(
+            controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
+            pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
+        )  # fmt: skip
 
 
 @kernel

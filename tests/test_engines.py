@@ -1,0 +1,495 @@
+"""The engines against each other: the compiled ones against the reference, bit by bit, on random quantised networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import accel
+import fxp
+import traces
+from accel.reference import twin
+
+ENGINES = ("portable", "fast")
+RECORD = ("plan", "cell", "hidden", "accumulators")
+WIDTHS = ((8, 4), (8, 8), (7, 3), (6, 2), (5, 4), (8, 2), (2, 2), (4, 3))
+CONTROLLERS = ("high", "low", "random", "peak", "peak shares", "delta", "delta absolute", "schedule")
+F32 = np.float32
+
+
+# Random networks, made as quantised models directly
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random network with its inputs and controller; everything else follows from the seed."""
+
+    seed: int = 0
+    widths: tuple[int, int] = (8, 4)
+    profile: str = "float32"
+    accumulator_bits: int = 24
+    overflow: str = "wrap"
+    features: int = 3
+    hidden: tuple[int, ...] = (5,)
+    projection: int = 0
+    directions: int = 1
+    lengths: tuple[int, ...] = (6, 1, 9)
+    weights: str = "uniform"
+    scales: str = "usual"
+    inputs: str = "normal"
+    controller: str = "random"
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+    @property
+    def ids(self) -> list[int]:
+        return [7 * n - 3 for n in range(len(self.lengths))]
+
+
+def weight_indices(kind: str, shape: tuple[int, ...], top: int, rng: np.random.Generator) -> np.ndarray:
+    index = rng.integers(-top, top + 1, shape)
+    if kind == "extreme":
+        # Whole rows of one sign give the largest sums there are.
+        index = top * rng.choice([-1, 1], (*shape[:-1], 1)) * np.ones(shape, int)
+    elif kind == "zero":
+        index = np.zeros(shape, int)
+    elif kind == "sparse":
+        index = index * (rng.random(shape) < 0.2)
+    return index.astype(np.int8)
+
+
+def offsets(index: np.ndarray, high: int, low: int, rng: np.random.Generator) -> np.ndarray:
+    free = (index >> (high - low)) < 2 ** (low - 1) - 1
+    return (free & (rng.random(index.shape) < 0.5)).astype(np.uint8)
+
+
+def row_scales(kind: str, shape: tuple[int, ...], fan: int, rng: np.random.Generator) -> np.ndarray:
+    usual = rng.uniform(0.1, 4, shape) / (128 * np.sqrt(fan))
+    if kind == "usual":
+        return usual.astype(F32)
+    exponent = {"huge": rng.integers(0, 41, shape), "tiny": rng.integers(-149, -20, shape)}.get(
+        kind, rng.integers(-60, 20, shape)
+    )
+    scale = np.minimum(2.0**exponent * rng.uniform(1, 2, shape), 2.0**40).astype(F32)
+    return np.where(rng.random(shape) < 0.2, F32(0), np.where(rng.random(shape) < 0.3, usual.astype(F32), scale))
+
+
+def scalar_scale(kind: str, usual: float, rng: np.random.Generator) -> np.float32:
+    """A positive step, not below 2^-40 so that its reciprocal times any other scale stays finite."""
+    if kind == "usual":
+        return F32(usual)
+    least, most = {"huge": (0, 39), "tiny": (-40, -10)}.get(kind, (-12, 4))
+    return F32(2.0 ** rng.integers(least, most) * rng.uniform(1, 2))
+
+
+def biases(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    bias = rng.normal(size=shape)
+    if kind != "usual":
+        bias = np.where(rng.random(shape) < 0.2, rng.choice([-1, 1], shape) * 2.0 ** rng.integers(-30, 41, shape), bias)
+        bias = np.where(rng.random(shape) < 0.2, 0.0, bias)
+    return bias.astype(F32)
+
+
+def make_network(case: Case) -> fxp.Network:
+    rng = case.rng
+    high, low = case.widths
+    top, sides = 2 ** (high - 1) - 1, case.directions
+    layers: list[traces.Layer] = []
+    for number, hidden in enumerate(case.hidden):
+        below = layers[-1] if layers else None
+        size = case.features if below is None else sides * below.output_size
+        output = min(case.projection, hidden) if case.projection else hidden
+        wx = weight_indices(case.weights, (sides, 4 * hidden, size), top, rng)
+        wh = weight_indices(case.weights, (sides, 4 * hidden, output), top, rng)
+        projection: dict[str, Any] = {}
+        if case.projection:
+            projection = {
+                "wp_float": np.zeros((sides, output, hidden), F32),
+                "wp_index": weight_indices(case.weights, (sides, output, hidden), top, rng),
+                "wp_scale": row_scales(case.scales, (sides, output), hidden, rng),
+                "m_scale": scalar_scale(case.scales, 2.0 ** (1 - high), rng),
+            }
+        input_scale = np.ones(size, F32)
+        if number == 0 and case.seed % 2:
+            input_scale = rng.uniform(0.01, 100, size).astype(F32)
+        layers.append(
+            traces.Layer(
+                input_size=size,
+                hidden_size=hidden,
+                output_size=output,
+                directions=sides,
+                projected=bool(case.projection),
+                wx_float=np.zeros(wx.shape, F32),
+                wh_float=np.zeros(wh.shape, F32),
+                bias=biases(case.scales, wx.shape[:2], rng),
+                low_bias=biases(case.scales, wx.shape[:2], rng) / F32(8),
+                wx_index=wx,
+                wh_index=wh,
+                wx_offset=offsets(wx, high, low, rng),
+                wh_offset=offsets(wh, high, low, rng),
+                wx_scale=row_scales(case.scales, wx.shape[:2], size, rng),
+                wh_scale=row_scales(case.scales, wx.shape[:2], output, rng),
+                x_scale=scalar_scale(case.scales, 4 * 2.0 ** (1 - high), rng) if below is None else below.h_scale,
+                h_scale=scalar_scale(case.scales, 2.0 ** (1 - high), rng),
+                input_scale=input_scale,
+                **projection,
+            )
+        )
+    model = traces.Model(
+        "random",
+        layers=layers,
+        high=high,
+        low=low,
+        profile=case.profile,
+        accumulator_bits=case.accumulator_bits,
+        overflow=case.overflow,
+    )
+    return fxp.Network(model)
+
+
+def make_inputs(case: Case) -> list[np.ndarray]:
+    rng = case.rng
+    sequences = []
+    for length in case.lengths:
+        shape = (length, case.features)
+        x = rng.normal(size=shape) + np.sin(np.arange(length) / 3)[:, None]
+        if case.inputs == "zero":
+            x = np.zeros(shape)
+        elif case.inputs == "extreme":
+            x = rng.choice([-3e38, 3e38, -1e-45, 0.0, 1e-38, 1e4, -1e4], shape)
+        elif case.inputs == "ties":
+            # Halves of the usual step of eight bits, 2^-5.
+            x = rng.integers(-260, 260, shape) / 64
+        sequences.append(x.astype(F32))
+    return sequences
+
+
+def make_controller(case: Case) -> Any:
+    rng = case.rng
+    high, low = case.widths
+    beta = float(rng.choice([0.0, 0.1, 0.5, 8.0, 0.5 + 2.0**-13 + 2.0**-40]))
+    small = [int(n) for n in rng.integers(1, 4, 3)]
+    threshold = float(rng.choice([0.0, 0.02, 0.3, 2.0**-12 + 2.0**-50, 2.0**15]))
+    if case.controller == "schedule":
+        plan = {
+            identity: [
+                [rng.random((length, hidden)) < 0.5 for _ in range(case.directions)] for hidden in case.hidden
+            ]
+            for identity, length in zip(case.ids, case.lengths, strict=True)
+        }
+        return accel.Schedule(plan)
+    return {
+        "high": lambda: accel.Static(high),
+        "low": lambda: accel.Static(low),
+        "random": lambda: accel.Random(float(rng.choice([0.0, 0.3, 0.7, 1.0])), int(rng.integers(-9, 9))),
+        "peak": lambda: accel.Peak(beta, *small),
+        "peak shares": lambda: accel.Peak(beta, 0.2, 0.4, float(rng.choice([0.01, 0.5]))),
+        "delta": lambda: accel.Delta(threshold, True),
+        "delta absolute": lambda: accel.Delta(threshold, False),
+    }[case.controller]()
+
+
+def emulate(case: Case, engine: str, **options: Any) -> fxp.Run:
+    options = {"controller": make_controller(case), "sequence_ids": case.ids, "record": RECORD, **options}
+    return fxp.emulate(make_network(case), make_inputs(case), engine=engine, **options)
+
+
+# Comparison by bits
+
+
+def same(a: np.ndarray, b: np.ndarray, what: str) -> None:
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.dtype, a.shape) == (b.dtype, b.shape), what
+    bits = f"u{a.dtype.itemsize}"
+    differ = np.argwhere(np.ascontiguousarray(a).view(bits) != np.ascontiguousarray(b).view(bits))
+    assert not len(differ), f"{what}: {len(differ)} differ, first at {differ[0]}: {a[tuple(differ[0])]} {b[tuple(differ[0])]}"
+
+
+def same_states(a: Any, b: Any) -> None:
+    assert (a is None) == (b is None)
+    for number, (one, other) in enumerate(zip(a.sequences, b.sequences, strict=True) if a else ()):
+        assert one.steps == other.steps
+        for l, (left, right) in enumerate(zip(one.layers, other.layers, strict=True)):
+            for name in ("h", "c", "low", "words"):
+                same(getattr(left, name), getattr(right, name), f"state of sequence {number}, layer {l}: {name}")
+
+
+def same_layers(a: Any, b: Any, sequence_a: int, sequence_b: int, steps: slice = slice(None)) -> None:
+    """Every recorded quantity of one sequence of a against (some steps of) one of b."""
+    for l, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
+        for direction in range(one.directions):
+            for name in ("accumulators", "cell", "hidden", "low"):
+                what = f"layer {l}, direction {direction}, sequence {sequence_a}: {name}"
+                left = getattr(one, name)(sequence_a, direction)
+                same(left, getattr(other, name)(sequence_b, direction)[steps], what)
+
+
+def same_runs(a: Any, b: Any) -> None:
+    for sequence in range(len(a.lengths)):
+        same_layers(a, b, sequence, sequence)
+    for one, other in zip(a.layers, b.layers, strict=True):
+        same(one.low_count, other.low_count, "low counts")
+        same(one.overflow_count, other.overflow_count, "overflow counts")
+    for one, other in zip(a.outputs, b.outputs, strict=True):
+        same(one, other, "outputs")
+    same_states(a.state, b.state)
+
+
+def engines_agree(case: Case) -> fxp.Run:
+    expected = emulate(case, "reference")
+    for engine in ENGINES:
+        same_runs(expected, emulate(case, engine))
+    return expected
+
+
+# The engines against the reference
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_every_width_and_controller(profile, controller, widths):
+    seed = 8 * WIDTHS.index(widths) + CONTROLLERS.index(controller)
+    case = Case(seed, widths, profile, controller=controller, hidden=(4, 3), lengths=(11, 1, 5), features=2)
+    engines_agree(case)
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("overflow", ["wrap", "clamp"])
+@pytest.mark.parametrize("bits", [8, 9, 13, 17, 20, 32])
+def test_accumulator_overflows(profile, overflow, bits):
+    case = Case(
+        bits, profile=profile, overflow=overflow, accumulator_bits=bits, hidden=(9, 7), projection=6, features=33,
+        weights="extreme", inputs="extreme", lengths=(5, 3),
+    )  # fmt: skip
+    run = engines_agree(case)
+    assert (run.overflows > 0) == (bits < 20)
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70])
+def test_sizes_around_vector_lengths(profile, size):
+    case = Case(
+        size, profile=profile, features=max(1, 71 - size), hidden=(size,), lengths=(3, 2), accumulator_bits=16,
+        projection=size if size % 3 == 0 else 0, directions=1 + size % 2,
+    )  # fmt: skip
+    engines_agree(case)
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", ["peak", "delta"])
+def test_deep_wide_network(profile, controller):
+    case = Case(
+        5, profile=profile, controller=controller, features=40, hidden=(70, 33, 16, 20), projection=18,
+        directions=2, lengths=(12,),
+    )  # fmt: skip
+    run = engines_agree(case)
+    assert 0 < run.low_share < 1
+
+
+CASES = st.builds(
+    Case,
+    seed=st.integers(0, 2**32 - 1),
+    widths=st.integers(2, 8).flatmap(lambda high: st.tuples(st.just(high), st.integers(2, high))),
+    profile=st.sampled_from(["float32", "fixed"]),
+    accumulator_bits=st.integers(8, 32),
+    overflow=st.sampled_from(["wrap", "clamp"]),
+    features=st.integers(1, 12),
+    hidden=st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
+    projection=st.sampled_from([0, 0, 1, 5]),
+    directions=st.sampled_from([1, 2]),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+    weights=st.sampled_from(["uniform", "extreme", "zero", "sparse"]),
+    scales=st.sampled_from(["usual", "huge", "tiny", "mixed"]),
+    inputs=st.sampled_from(["normal", "zero", "extreme", "ties"]),
+    controller=st.sampled_from(CONTROLLERS),
+)
+
+
+@settings(max_examples=100, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(CASES)
+def test_random_networks(case):
+    engines_agree(case)
+
+
+# Accumulators from the stored indices
+
+
+def low_of(index: np.ndarray, high: int, low: int) -> np.ndarray:
+    if high == low:
+        return index
+    return np.minimum((index + 2 ** (high - low - 1)) >> (high - low), 2 ** (low - 1) - 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("overflow", ["wrap", "clamp"])
+@pytest.mark.parametrize(("widths", "bits"), [((8, 4), 14), ((8, 4), 24), ((7, 3), 12), ((5, 5), 10)])
+def test_accumulators_are_integer_products_of_the_stored_indices(engine, overflow, widths, bits):
+    high, low = widths
+    case = Case(
+        bits, widths, accumulator_bits=bits, overflow=overflow, features=50, hidden=(40, 130), directions=2,
+        lengths=(30, 7), inputs="ties", controller="random",
+    )  # fmt: skip
+    network, run = make_network(case), emulate(case, engine, controller=accel.Random(0.5, 1))
+    top, half = 2 ** (high - 1) - 1, 2 ** (bits - 1)
+    overflows = [np.zeros_like(layer.overflow_count) for layer in run.layers]
+    for sequence, x in enumerate(make_inputs(case)):
+        first = network.layers[0]
+        scaled = x / first.input_scale / first.x_scale
+        inputs = np.rint(np.clip(scaled, -top, top)).astype(np.int64)
+        for l, layer in enumerate(network.layers):
+            for d in range(2):
+                hidden = run.layers[l].hidden(sequence, d).astype(np.int64)
+                zero = np.zeros_like(hidden[:1])
+                before = np.concatenate([hidden[1:], zero] if d else [zero, hidden[:-1]])
+                mask = np.tile(run.layers[l].low(sequence, d), 4)
+                for part, indices in enumerate((inputs, before)):
+                    name = ("wx", "wh")[part]
+                    weight = getattr(layer, f"{name}_index")[d].astype(np.int64)
+                    low_weight = (weight >> (high - low)) + getattr(layer, f"{name}_offset")[d]
+                    sums = np.where(mask, low_of(indices, high, low) @ low_weight.T, indices @ weight.T)
+                    overflows[l][d, sequence] += ((sums < -half) | (sums >= half)).sum()
+                    if overflow == "clamp":
+                        sums = np.clip(sums, -half, half - 1)
+                    else:
+                        sums = (sums + half) % 2**bits - half
+                    same(run.layers[l].accumulators(sequence, d)[:, part], sums.astype(np.int32), f"{name} of layer {l}")
+            inputs = np.concatenate([run.layers[l].hidden(sequence, d) for d in range(2)], axis=1).astype(np.int64)
+    for layer, expected in zip(run.layers, overflows, strict=True):
+        same(layer.overflow_count, expected, "overflow counts")
+    assert (run.overflows > 0) == (bits < 24)
+
+
+# Properties of every engine
+
+
+BATCH = Case(3, hidden=(9, 6), features=4, lengths=(14, 3, 1, 20, 8), projection=5)
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sequences_do_not_see_each_other(engine, controller, profile):
+    case = replace(BATCH, controller=controller, profile=profile, directions=2)
+    network, inputs, ids = make_network(case), make_inputs(case), case.ids
+    run = emulate(case, engine)
+    for order in ([3], [4, 1], [2, 0, 3, 1, 4]):
+        part = fxp.emulate(
+            network, [inputs[n] for n in order], make_controller(case), engine=engine, record=RECORD,
+            sequence_ids=[ids[n] for n in order],
+        )  # fmt: skip
+        for place, number in enumerate(order):
+            same_layers(part, run, place, number)
+            same(part.outputs[place], run.outputs[number], "outputs")
+            assert (part.layers[0].low_count[:, place] == run.layers[0].low_count[:, number]).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_dense_and_ragged_batches_agree(engine):
+    case = replace(BATCH, lengths=(7, 7, 7))
+    listed = emulate(case, engine)
+    dense = fxp.emulate(
+        make_network(case), np.stack(make_inputs(case)), make_controller(case), engine=engine, record=RECORD,
+        sequence_ids=case.ids,
+    )  # fmt: skip
+    assert isinstance(dense.outputs, np.ndarray) and dense.outputs.shape == (3, 7, 5)
+    same_runs(listed, dense)
+
+
+@pytest.mark.parametrize("engine", ["reference", *ENGINES])
+def test_threads_change_nothing(engine):
+    case = replace(BATCH, controller="peak shares", accumulator_bits=12)
+    one = emulate(case, engine, threads=1)
+    for threads in (2, 3, 8):
+        same_runs(one, emulate(case, engine, threads=threads))
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_stream_in_pieces_with_changing_engines(controller, profile):
+    case = replace(BATCH, controller=controller, profile=profile, lengths=(15, 15, 15), accumulator_bits=12)
+    network, inputs = make_network(case), make_inputs(case)
+    whole = emulate(case, "portable")
+    for order in (("portable",), ("fast",), ("reference", "fast", "portable"), ("fast", "reference")):
+        state, cuts = None, [0, 1, 2, 7, 13, 15]
+        low, overflows = 0, 0
+        for piece, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+            run = fxp.emulate(
+                network, [x[start:stop] for x in inputs], make_controller(case), engine=order[piece % len(order)],
+                record=RECORD, state=state, sequence_length=15, sequence_ids=None if state else case.ids,
+            )  # fmt: skip
+            for sequence in range(3):
+                same_layers(run, whole, sequence, sequence, slice(start, stop))
+                same(run.outputs[sequence], whole.outputs[sequence][start:stop], "outputs")
+            low += sum(int(layer.low_count.sum()) for layer in run.layers)
+            overflows += run.overflows
+            state = run.state
+        same_states(state, whole.state)
+        assert low == sum(int(layer.low_count.sum()) for layer in whole.layers)
+        assert overflows == whole.overflows > 0
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", [name for name in CONTROLLERS if name != "peak shares"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_prefix_of_a_sequence_gives_a_prefix_of_the_result(engine, controller, profile):
+    case = replace(BATCH, controller=controller, profile=profile)
+    whole = emulate(case, engine)
+    for length in (1, 6, 13):
+        part = fxp.emulate(
+            make_network(case), [make_inputs(case)[0][:length]], make_controller(case), engine=engine,
+            record=RECORD, sequence_ids=case.ids[:1],
+        )  # fmt: skip
+        same_layers(part, whole, 0, 0, slice(length))
+        same(part.outputs[0], whole.outputs[0][:length], "outputs")
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("engine", ["reference", *ENGINES])
+def test_replaying_the_plan_of_peak_gives_its_bits(engine, profile, tmp_path):
+    case = replace(BATCH, controller="peak", profile=profile, directions=2)
+    path = tmp_path / "run.h5"
+    run = emulate(case, engine, trace=path)
+    assert 0 < run.low_share < 1
+    with traces.open(path) as trace:
+        for plan in (run, trace):
+            replay = emulate(case, engine, controller=accel.Schedule(plan))
+            for sequence in range(len(case.lengths)):
+                same_layers(replay, run, sequence, sequence)
+                same(replay.outputs[sequence], run.outputs[sequence], "outputs")
+
+
+class Steered:
+    """A user's own controller: the twin of a built-in one, called through the Python protocol."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def reset(self, sequence, length, layer, direction, hidden):
+        high, low = self.case.widths
+        self.twin = twin(
+            make_controller(self.case), profile=self.case.profile, hidden=hidden, length=length, sequence=sequence,
+            layer=layer, direction=direction, high=high, low=low,
+        )  # fmt: skip
+        return self.twin.first()
+
+    def step(self, c, h):
+        return self.twin.step([int(v) if self.case.profile == "fixed" else v for v in c], [int(v) for v in h])
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", ["random", "peak shares", "delta"])
+@pytest.mark.parametrize("engine", ["reference", *ENGINES])
+def test_own_python_controller_gives_the_bits_of_the_built_in_one(engine, controller, profile):
+    case = replace(BATCH, controller=controller, profile=profile, directions=2, lengths=(8, 1, 5))
+    built_in, own = emulate(case, engine), emulate(case, engine, controller=Steered(case))
+    for sequence in range(3):
+        same_layers(own, built_in, sequence, sequence)
+        same(own.outputs[sequence], built_in.outputs[sequence], "outputs")
