@@ -91,7 +91,7 @@ class FastEngine(CompiledEngine):
             aligned((count, hidden), np.uint8),
             np.stack([job.state.words for job in jobs]),
             aligned((64 * rows.x_pairs,), np.int8),
-            aligned((count, 256 * pairs + 64), np.uint8),
+            aligned((count, 256 * pairs + 128), np.uint8),
             aligned((count, hidden, 8), np.int32),
             np.zeros(max(hidden, count) + 8, np.int32),
             aligned((_up(rows.hidden, 64),), np.int8),

@@ -58,14 +58,19 @@ def prepare_step(shape, x, row, group, g):
     """Activations of one sequence's step at both precisions."""
     for j in range(shape.inputs):
         group.source[j] = x[row, j]
-    base = address(group.activations) + g * group.activations.shape[1]
-    low = base + rows.low_start(shape)
-    wide_low = 64 if shape.nibbles else 128
-    sx = rows.expand(address(group.source), shape.x_pairs, base, low, shape)
-    sh = rows.expand(
-        address(group.h) + g * group.h.shape[1], shape.h_pairs, base + 128 * shape.x_pairs, low + wide_low * shape.x_pairs, shape
+    high = address(group.activations) + g * group.activations.shape[1] + 64
+    low = high + rows.low_start(shape)
+    low_pair = 64 if shape.nibbles else 128
+    x_sums = rows.expand(address(group.source), shape.x_pairs, high, low, shape)
+    h_sums = rows.expand(
+        address(group.h) + g * group.h.shape[1],
+        shape.h_pairs,
+        high + 128 * shape.x_pairs,
+        low + low_pair * shape.x_pairs,
+        shape,
     )
-    vector.store(low - 32, vector.halves(np.int32(8 * sx), np.int32(8 * sh)))
+    vector.store(high - 32, vector.halves(x_sums[0], h_sums[0]))
+    vector.store(low - 32, vector.halves(np.int32(x_sums[1]), np.int32(h_sums[1])))
 
 
 @inlined
@@ -80,7 +85,7 @@ def accumulate_one(shape, group, g, overflows):
         is_low = np.int64(low[g, k])
         first += 1 - is_low
         last -= is_low
-    v = address(group.activations) + g * group.activations.shape[1]
+    v = address(group.activations) + g * group.activations.shape[1] + 64
     out = address(group.sums) + g * group.sums.shape[1] * 32
     stride = 128 * (shape.x_blocks + shape.h_blocks)
     base = address(shape.high)
@@ -109,7 +114,7 @@ def accumulate(shape, group, active, overflows):
     """All accumulators of the first `active` sequences; overflows: address of the first one's count, 16 bytes apart."""
     hidden = shape.hidden
     order, low = group.order, group.low
-    v = address(group.activations)
+    v = address(group.activations) + 64
     reach = group.activations.shape[1]
     out = address(group.sums)
     span = group.sums.shape[1] * 32
@@ -156,20 +161,17 @@ def accumulate(shape, group, active, overflows):
 @inlined
 def project(shape, group, overflows):
     """Accumulators of the projection from the indices in `group.m`, into `group.m_sums`."""
-    pairs = (shape.hidden + 63) // 64
     v = address(group.m_activations)
-    for n in range(pairs):
-        place = address(group.m) + 64 * n
-        for half in (0, 32):
-            values = load(place + half)
-            vector.store(v + 128 * n + 2 * half, values)
-            vector.store(v + 128 * n + 2 * half + 32, vector.magnitude8(values))
+    negative = np.int32(0)
+    for n in range((shape.hidden + 31) // 32):
+        negative += rows.store_bytes(load(address(group.m) + 32 * n), v + 64 * n)
+    correction = vector.halves(np.int32(negative), np.int32(0))
     blocks = (shape.hidden + 31) // 32
     w = address(shape.projection)
     nothing = vector.zero()
     for p in range(0, shape.output, 4):
         a, b, c, d = rows.byte_rows(w, v, blocks)
-        total = vector.sums(a, b, c, d, nothing, nothing, nothing, nothing)
+        total = vector.add32(vector.sums(a, b, c, d, nothing, nothing, nothing, nothing), correction)
         # Four of the eight lanes are results; the rest is overwritten or lies in the padding.
         vector.store(address(group.m_sums) + 4 * p, rows.settled(total, shape, overflows))
         w += 128 * blocks

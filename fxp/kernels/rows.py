@@ -3,13 +3,17 @@
 Weights of an element are one run of blocks, first those of the x part, then those of the h part; a block holds the same columns of
 the four gate rows, 32 bytes a row (`fxp.packed`). Activations are prepared once a step as pairs of 32 bytes a block.
 
-- *Bytes*: 32 columns a block; activations (v, |v|). A pair |v| * w sums to at most 2 * 127 * 127 < 2^15, so `maddubs` cannot
-  saturate; it is widened to 32 bits at once.
+- *Bytes*: 32 columns a block; activations (s, |v|) with s all ones where v < 0. `w ^ s` is w or -w - 1, within -128 to 127 for
+  |w| <= 127, so a pair |v| * (w ^ s) stays within 2 * 127 * 128 < 2^15 and `maddubs` cannot saturate; it is widened to 32 bits at
+  once. The sum over a row lacks the sum of |v| over all v < 0, which is the same for all rows. (`vpsignb` would need no
+  correction, but runs on the multipliers' ports.)
 - *Nibbles* (low width up to 4): 64 columns a block, as unsigned nibbles u = w + 8, the first 32 columns in the low halves of the
   bytes. With the byte t = 16 u2 + u1 and the activations v1, v2 in [-8, 7]:
   t * v2 + u1 * (16 v1 - v2 + 7) = 16 (u1 v1 + u2 v2) + 7 u1. The factor 16 v1 - v2 + 7 just fits int8, and the low halves need one
   AND. A pair of bytes stays within 2 * 3840 < 2^13, so four blocks are summed in 16 bits. The sum over a row is
   16 (sum w v + 8 sum v) + 7 sum u1: the last term is a constant of the row, the middle one the same for all rows.
+
+What is the same for all rows is stored before the activations of a precision, for the x and the h part.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import numpy as np
 
 from fxp.kernels import vector
 from fxp.kernels.build import inlined
-from fxp.kernels.vector import add16, add32, both, load, maddubs, maddwd, prefetch, sign8
+from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd
 
 
 class Rows(NamedTuple):
@@ -50,11 +54,11 @@ def byte_rows(w, v, blocks):
     one = vector.ones16()
     a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
     for _ in range(blocks):
-        values, sizes = load(v), load(v + 32)
-        a = add32(a, maddwd(maddubs(sizes, sign8(load(w), values)), one))
-        b = add32(b, maddwd(maddubs(sizes, sign8(load(w + 32), values)), one))
-        c = add32(c, maddwd(maddubs(sizes, sign8(load(w + 64), values)), one))
-        d = add32(d, maddwd(maddubs(sizes, sign8(load(w + 96), values)), one))
+        signs, sizes = load(v), load(v + 32)
+        a = add32(a, maddwd(maddubs(sizes, flip(load(w), signs)), one))
+        b = add32(b, maddwd(maddubs(sizes, flip(load(w + 32), signs)), one))
+        c = add32(c, maddwd(maddubs(sizes, flip(load(w + 64), signs)), one))
+        d = add32(d, maddwd(maddubs(sizes, flip(load(w + 96), signs)), one))
         w += 128
         v += 64
     return a, b, c, d
@@ -113,15 +117,15 @@ def settled(total, rows, overflows):
 
 @inlined
 def high_element(w, v, rows):
-    """The eight sums of an element (x part of the four gates, then h part) from bytes; v: address of the activations."""
+    """The eight sums of an element (x part of the four gates, then h part) from bytes; v: address of activations."""
     a, b, c, d = byte_rows(w, v, rows.x_blocks)
     e, f, g, h = byte_rows(w + 128 * rows.x_blocks, v + 128 * rows.x_pairs, rows.h_blocks)
-    return vector.sums(a, b, c, d, e, f, g, h)
+    return add32(vector.sums(a, b, c, d, e, f, g, h), load(v - 32))
 
 
 @inlined
 def low_element(w, v, terms, rows):
-    """The same from nibbles; terms: address of 7 * sum u1; `v - 32`: address of 8 * sum v of both parts."""
+    """The same from nibbles; terms: address of 7 * sum u1."""
     a, b, c, d = nibble_rows(w, v, rows.x_pairs)
     e, f, g, h = nibble_rows(w + 128 * rows.x_pairs, v + 64 * rows.x_pairs, rows.h_pairs)
     total = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), load(terms))
@@ -130,32 +134,36 @@ def low_element(w, v, terms, rows):
 
 @inlined
 def low_start(rows):
-    """Offset of the low activations."""
+    """Offset of the low activations from the high ones."""
     return 128 * (rows.x_pairs + rows.h_pairs) + 64
 
 
 @inlined
+def store_bytes(values, place):
+    """Activations of 32 columns for the byte rows; returns the sum of |v| over v < 0."""
+    sizes = vector.magnitude8(values)
+    signs = vector.negative8(values)
+    vector.store(place, signs)
+    vector.store(place + 32, sizes)
+    return vector.total8(both(sizes, signs))
+
+
+@inlined
 def expand(source, pairs, high, low, rows):
-    """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sum of the low indices."""
-    total = np.int32(0)
+    """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sums that correct high and low rows."""
+    high_sum, low_sum = np.int32(0), np.int32(0)
     for n in range(pairs):
         first, second = load(source + 64 * n), load(source + 64 * n + 32)
-        vector.store(high + 128 * n, first)
-        vector.store(high + 128 * n + 32, vector.magnitude8(first))
-        vector.store(high + 128 * n + 64, second)
-        vector.store(high + 128 * n + 96, vector.magnitude8(second))
+        high_sum += store_bytes(first, high + 128 * n) + store_bytes(second, high + 128 * n + 64)
         first = vector.lower8(first, np.int32(rows.shift), np.int32(rows.low_top))
         second = vector.lower8(second, np.int32(rows.shift), np.int32(rows.low_top))
         if rows.nibbles:
             vector.store(low + 64 * n, second)
             vector.store(low + 64 * n + 32, vector.crossed8(first, second))
-            total += vector.total8(first) + vector.total8(second)
+            low_sum += 8 * (vector.total8(first) + vector.total8(second))
         else:
-            vector.store(low + 128 * n, first)
-            vector.store(low + 128 * n + 32, vector.magnitude8(first))
-            vector.store(low + 128 * n + 64, second)
-            vector.store(low + 128 * n + 96, vector.magnitude8(second))
-    return total
+            low_sum += store_bytes(first, low + 128 * n) + store_bytes(second, low + 128 * n + 64)
+    return high_sum, low_sum
 
 
 @inlined
@@ -165,20 +173,20 @@ def byte_rows_of_two(w, v, u, blocks):
     a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
     e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
     for _ in range(blocks):
-        values, sizes = load(v), load(v + 32)
-        others, their_sizes = load(u), load(u + 32)
+        signs, sizes = load(v), load(v + 32)
+        other_signs, other_sizes = load(u), load(u + 32)
         row = load(w)
-        a = add32(a, maddwd(maddubs(sizes, sign8(row, values)), one))
-        e = add32(e, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        a = add32(a, maddwd(maddubs(sizes, flip(row, signs)), one))
+        e = add32(e, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
         row = load(w + 32)
-        b = add32(b, maddwd(maddubs(sizes, sign8(row, values)), one))
-        f = add32(f, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        b = add32(b, maddwd(maddubs(sizes, flip(row, signs)), one))
+        f = add32(f, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
         row = load(w + 64)
-        c = add32(c, maddwd(maddubs(sizes, sign8(row, values)), one))
-        g = add32(g, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        c = add32(c, maddwd(maddubs(sizes, flip(row, signs)), one))
+        g = add32(g, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
         row = load(w + 96)
-        d = add32(d, maddwd(maddubs(sizes, sign8(row, values)), one))
-        h = add32(h, maddwd(maddubs(their_sizes, sign8(row, others)), one))
+        d = add32(d, maddwd(maddubs(sizes, flip(row, signs)), one))
+        h = add32(h, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
         w += 128
         v += 64
         u += 64
@@ -224,9 +232,9 @@ def nibble_rows_of_two(w, v, u, blocks):
     v += 64 * rest
     u += 64 * rest
     for _ in range(blocks >> 2):
-        i, j, k, l, m, n, o, p = nibble_blocks_of_two(w, v, u, 4)
+        i, j, k, q, m, n, o, p = nibble_blocks_of_two(w, v, u, 4)
         a, b = add32(a, maddwd(i, one)), add32(b, maddwd(j, one))
-        c, d = add32(c, maddwd(k, one)), add32(d, maddwd(l, one))
+        c, d = add32(c, maddwd(k, one)), add32(d, maddwd(q, one))
         e, f = add32(e, maddwd(m, one)), add32(f, maddwd(n, one))
         g, h = add32(g, maddwd(o, one)), add32(h, maddwd(p, one))
         w += 512
@@ -238,12 +246,13 @@ def nibble_rows_of_two(w, v, u, blocks):
 @inlined
 def high_element_of_two(w, v, u, rows):
     """`high_element` for two sequences."""
-    a, b, c, d, i, j, k, l = byte_rows_of_two(w, v, u, rows.x_blocks)
+    v_sums, u_sums = load(v - 32), load(u - 32)
+    a, b, c, d, i, j, k, q = byte_rows_of_two(w, v, u, rows.x_blocks)
     w += 128 * rows.x_blocks
     v += 128 * rows.x_pairs
     u += 128 * rows.x_pairs
     e, f, g, h, m, n, o, p = byte_rows_of_two(w, v, u, rows.h_blocks)
-    return vector.sums(a, b, c, d, e, f, g, h), vector.sums(i, j, k, l, m, n, o, p)
+    return add32(vector.sums(a, b, c, d, e, f, g, h), v_sums), add32(vector.sums(i, j, k, q, m, n, o, p), u_sums)
 
 
 @inlined
@@ -251,11 +260,11 @@ def low_element_of_two(w, v, u, terms, rows):
     """`low_element` for two sequences."""
     four = vector.spread(np.int32(4))
     constant, v_sums, u_sums = load(terms), load(v - 32), load(u - 32)
-    a, b, c, d, i, j, k, l = nibble_rows_of_two(w, v, u, rows.x_pairs)
+    a, b, c, d, i, j, k, q = nibble_rows_of_two(w, v, u, rows.x_pairs)
     w += 128 * rows.x_pairs
     v += 64 * rows.x_pairs
     u += 64 * rows.x_pairs
     e, f, g, h, m, n, o, p = nibble_rows_of_two(w, v, u, rows.h_pairs)
     one = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), constant)
-    two = vector.sub32(vector.sums(i, j, k, l, m, n, o, p), constant)
+    two = vector.sub32(vector.sums(i, j, k, q, m, n, o, p), constant)
     return vector.sub32(vector.shift_right(one, four), v_sums), vector.sub32(vector.shift_right(two, four), u_sums)

@@ -1,8 +1,8 @@
 """256-bit vectors inside compiled kernels: `words` (integers of 8, 16 or 32 bits) and `reals` (8 x binary32), `doubles` (4 x binary64).
 
 Memory is reached by address (an int64), so that no reference is counted in a loop: whoever passes an address keeps the array
-alive. Operations on reals and doubles are single IEEE operations without fast-math flags; nothing is contracted. Only `maddubs`,
-`maddwd` and `sign8` are AVX2 instructions, everything else is plain LLVM.
+alive. Operations on reals and doubles are single IEEE operations without fast-math flags; nothing is contracted. Only `maddubs`
+and `maddwd` are AVX2 instructions, everything else is plain LLVM.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _lanes(kind: ir.VectorType, name: str) -> Any:
 
 add32, sub32, mul32 = _lanes(WORDS, "add"), _lanes(WORDS, "sub"), _lanes(WORDS, "mul")
 add16 = _lanes(SHORTS, "add")
-both, either = _lanes(WORDS, "and_"), _lanes(WORDS, "or_")
+both, either, flip = _lanes(WORDS, "and_"), _lanes(WORDS, "or_"), _lanes(WORDS, "xor")
 shift_left, shift_right = _lanes(WORDS, "shl"), _lanes(WORDS, "ashr")
 
 maddwd = _operation(_instruction("llvm.x86.avx2.pmadd.wd", WORDS, SHORTS, SHORTS), words, words, words)
@@ -208,11 +208,6 @@ _maddubs = _instruction("llvm.x86.avx2.pmadd.ub.sw", SHORTS, BYTES, BYTES)
 maddubs = _operation(lambda b, u, s: b.bitcast(_maddubs(b, u, s), WORDS), words, words, words)
 """Sums of neighbouring products of uint8 by int8 as int16; the caller guarantees that no pair saturates."""
 
-_sign8 = _instruction("llvm.x86.avx2.psign.b", BYTES, BYTES, BYTES)
-sign8 = _operation(lambda b, v, s: b.bitcast(_sign8(b, v, s), WORDS), words, words, words)
-"""v with the signs of s, 0 where s is 0, bytewise."""
-
-
 def _magnitude8(builder: Any, v: Any) -> Any:
     v = builder.bitcast(v, BYTES)
     negative = builder.icmp_signed("<", v, _filled(BYTES, 0))
@@ -220,6 +215,14 @@ def _magnitude8(builder: Any, v: Any) -> Any:
 
 
 magnitude8 = _operation(_magnitude8, words, words)
+
+
+def _negative8(builder: Any, v: Any) -> Any:
+    return builder.bitcast(builder.ashr(builder.bitcast(v, BYTES), _filled(BYTES, 7)), WORDS)
+
+
+negative8 = _operation(_negative8, words, words)
+"""All ones in the bytes below 0."""
 
 
 def _lower8(builder: Any, v: Any, shift: Any, top: Any) -> Any:
