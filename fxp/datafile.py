@@ -9,7 +9,7 @@ import numpy as np
 
 import traces
 from traces import InputError
-from traces.data import Data, Sequences
+from traces.data import Data, Sequences, whole_numbers
 
 
 def read(path: str | os.PathLike[str]) -> Sequences:
@@ -52,15 +52,22 @@ def _data(arrays: dict[str, np.ndarray], name: str) -> Data:
     values, labels = arrays["values"], arrays.get("labels")
     if values.dtype.kind not in "fiu":
         raise InputError(f"values are of type {values.dtype}, expected numbers")
-    values = values.astype(np.int32 if values.dtype.kind in "iu" else np.float32)
+    if labels is not None and labels.ndim == 0:
+        raise InputError("labels are a single value, expected one a step or one a sequence")
+    whole = values.dtype.kind in "iu"
     if "offsets" in arrays:
+        offsets = arrays["offsets"]
+        if offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+            raise InputError(f"offsets are {offsets.dtype} {list(offsets.shape)}, expected integers [sequences + 1]")
+        with np.errstate(over="ignore"):
+            values = whole_numbers(values, "tokens") if whole and values.ndim == 1 else values.astype(np.float32)
         data = Data(
             values,
-            arrays["offsets"].astype(np.int64),
-            None if labels is None else labels.astype(np.int32),
+            offsets.astype(np.int64),
+            None if labels is None else whole_numbers(labels, "labels"),
             name=name,
         )
         data.validate()
         return data
-    batched = values.ndim == (2 if values.dtype.kind == "i" else 3)
+    batched = values.ndim == 3 or (whole and values.ndim == 2)
     return Data.of(list(values) if batched else [values], labels, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,12 @@ def as_sequences(data: Any, what: str = "calibration") -> list[np.ndarray]:
     """A batch [batch, time, features], or a list of [time, features], as a list of float32 arrays."""
     if isinstance(data, Sequences):
         return list(data)
-    if hasattr(data, "detach"):
-        data = data.detach().cpu().numpy()
+    data = _array(data, what) if hasattr(data, "detach") else data
     if isinstance(data, np.ndarray) and data.ndim != 3:
         raise InputError(
             f"{what} has {data.ndim} dimensions, expected [batch, time, features] or a list of [time, features]"
         )
-    sequences = [np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float32) for x in data]
+    sequences = [_array(x, what) for x in _iterable(data, what)]
     for x in sequences:
         if x.ndim != 2:
             raise InputError(f"{what}: a sequence has {x.ndim} dimensions, expected [time, features]")
@@ -42,23 +41,44 @@ def _head(head: Any, outputs: int) -> traces.Head | None:
     scope = "step"
     if isinstance(head, traces.Head):
         weight, bias, scope = head.weight, head.bias, head.scope
-    elif isinstance(head, tuple):
+    elif isinstance(head, (tuple, list)) and len(head) == 2:
         weight, bias = head
     elif hasattr(head, "weight"):
         weight, bias = head.weight, head.bias
     else:
         raise InputError("head has to be a torch.nn.Linear, a pair (weight, bias) or a traces.Head")
-    weight = _array(weight)
-    bias = np.zeros(len(weight), np.float32) if bias is None else _array(bias)
-    if weight.ndim != 2 or weight.shape[1] != outputs or bias.shape != (len(weight),):
+    weight = _array(weight, "head weight")
+    bias = np.zeros(weight.shape[:1], np.float32) if bias is None else _array(bias, "head bias")
+    if weight.ndim != 2 or weight.shape[1] != outputs:
         raise InputError(f"head of shape {list(weight.shape)} does not fit {outputs} outputs of the last layer")
+    if bias.shape != weight.shape[:1]:
+        raise InputError(f"head bias has shape {list(bias.shape)}, expected {list(weight.shape[:1])}")
     return traces.Head(weight, bias, scope)
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(tensor: Any, what: str = "an array") -> np.ndarray:
+    """A tensor or array as float32; magnitudes beyond it become infinite, which the quantiser refuses."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu().float().numpy()
-    return np.ascontiguousarray(tensor, np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(tensor, np.float32, order="C")
+    except (TypeError, ValueError):
+        raise InputError(f"{what} holds something other than numbers, or rows of unequal length") from None
+
+
+def _iterable(data: Any, what: str) -> Iterable[Any]:
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise InputError(f"{what} is {type(data).__name__}, expected an array or a list of arrays")
+    return data
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise InputError("the export needs PyTorch: pip install 'fxp-lstm[torch]'") from None
+    return torch
 
 
 def float_layers(state: Mapping[str, Any]) -> list[FloatLayer]:
@@ -77,7 +97,7 @@ def float_layers(state: Mapping[str, Any]) -> list[FloatLayer]:
                 f"{key!r} is no parameter of torch.nn.LSTM or LSTMCell; name the LSTM inside the model with --prefix"
             )
         place = int(match["layer"] or 0), int(match["backward"] is not None)
-        found.setdefault(place, {})[match["kind"]] = _array(tensor)
+        found.setdefault(place, {})[match["kind"]] = _array(tensor, key)
     if not found:
         raise InputError("no LSTM parameters (weight_ih_l0, weight_hh_l0, ...) found")
     count = 1 + max(layer for layer, _ in found)
@@ -105,7 +125,8 @@ def _direction(part: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndar
         if kind in part:
             if part[kind].shape != bias.shape:
                 raise InputError(f"layer {number}: {kind} of shape {list(part[kind].shape)}, expected [{4 * hidden}]")
-            bias = bias + part[kind]
+            with np.errstate(over="ignore", invalid="ignore"):
+                bias = bias + part[kind]
     result = {"wx": wx, "wh": wh, "bias": bias}
     if "weight_hr" in part:
         result["projection"] = part["weight_hr"]
@@ -176,8 +197,7 @@ def from_torch(
     InputError
         NaN or infinite weights, shapes that do not fit, an unsupported module.
     """
-    import torch
-
+    torch = _torch()
     if not isinstance(module, (torch.nn.LSTM, torch.nn.LSTMCell)):
         raise InputError(f"{type(module).__name__} is not a torch.nn.LSTM or torch.nn.LSTMCell")
     return from_state_dict(
@@ -194,29 +214,36 @@ def from_state_dict(
     *,
     input_scale: Any = None,
     embedding: Any = None,
+    calibration_name: str = "calibration data",
     **description: Any,
 ) -> Network:
-    """Quantise the LSTM of a state dict (tensors or arrays by the names of `torch.nn.LSTM`); see `from_torch`."""
+    """Quantise the LSTM of a state dict (tensors or arrays by the names of `torch.nn.LSTM`); see `from_torch`.
+
+    `calibration_name` is what error messages call the calibration data.
+    """
     layers = float_layers(state)
-    table = None if embedding is None else _array(getattr(embedding, "weight", embedding))
+    table = None if embedding is None else _array(getattr(embedding, "weight", embedding), "embedding")
     if calibration is None:
         raise InputError("calibration data is needed: it sets the range of the inputs")
     if table is not None:
-        calibration = [embed(table, tokens) for tokens in _tokens(calibration)]
+        if table.ndim != 2:
+            raise InputError(f"embedding has shape {list(table.shape)}, expected [tokens, features]")
+        calibration = [embed(table, tokens, calibration_name) for tokens in _tokens(calibration, calibration_name)]
     else:
-        calibration = as_sequences(calibration)
+        calibration = as_sequences(calibration, calibration_name)
     outputs = layers[-1].wh.shape[0] * layers[-1].wh.shape[2]
     model = build(
         layers, calibration, formats or Formats(), embedding=table, head=_head(head, outputs),
-        input_scale=None if input_scale is None else _array(input_scale), **description,
+        input_scale=None if input_scale is None else _array(input_scale, "input_scale"),
+        calibration_name=calibration_name, **description,
     )  # fmt: skip
     return Network(model)
 
 
-def _tokens(data: Any) -> list[np.ndarray]:
+def _tokens(data: Any, what: str) -> list[np.ndarray]:
     if isinstance(data, Sequences):
         return list(data)
-    return [np.asarray(x.cpu() if hasattr(x, "cpu") else x) for x in data]
+    return [np.asarray(x.cpu() if hasattr(x, "cpu") else x) for x in _iterable(data, what)]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -227,8 +254,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError
         The file is missing, damaged, or holds anything but a flat dict of tensors.
     """
-    import torch
-
+    torch = _torch()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -262,7 +288,7 @@ def entry(state: Mapping[str, Any], key: str, where: str) -> np.ndarray:
     """One tensor of a state dict as float32; InputError where it is missing."""
     if key not in state:
         raise InputError(f"{where}.{key} is missing; found {', '.join(sorted(state))}")
-    return _array(state[key])
+    return _array(state[key], f"{where}.{key}")
 
 
 def readout(state: Mapping[str, Any], scope: str) -> traces.Head:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ class Inputs:
         Its embedding, if any, turns tokens into features.
     source : float32 [batch, time, features], list of float32 [time, features], or traces.Data (in memory or open)
         With an embedding: int [batch, time], list of int [time].
+    where : str
+        What error messages begin with: the file that the data comes from.
 
     Raises
     ------
@@ -29,7 +31,8 @@ class Inputs:
         Empty data or sequences, wrong number of features or dimensions; NaN or infinite values (when read).
     """
 
-    def __init__(self, network: Network, source: Any):
+    def __init__(self, network: Network, source: Any, where: str = ""):
+        self.where = f"{where}: " if where else ""
         self._network = network
         self._tokens = network.model.embedding is not None
         self.dense = False
@@ -41,22 +44,26 @@ class Inputs:
             kind = np.dtype(np.int32 if source.tokens else np.float32)
             self._check_form(1 if source.tokens else 2, kind, source.features)
         else:
-            if hasattr(source, "detach"):
-                source = source.detach().cpu().numpy()
+            source = _as_array(source) if hasattr(source, "detach") else source
             self.dense = isinstance(source, np.ndarray)
             if self.dense and source.ndim != (2 if self._tokens else 3):
                 raise InputError(
-                    f"inputs have {source.ndim} dimensions, expected {self._expected('batch')} or a list of "
+                    f"{self.where}inputs have {source.ndim} dimensions, expected {self._expected('batch')} or a list "
+                    f"of {self._expected()}"
+                )
+            if not isinstance(source, Iterable) or isinstance(source, (str, bytes, Mapping)):
+                raise InputError(
+                    f"inputs are {type(source).__name__}, expected {self._expected('batch')} or a list of "
                     f"{self._expected()}"
                 )
-            self._source = [_as_array(x) for x in source]
+            self._source = [_as_array(x, f"sequence {number}: ") for number, x in enumerate(source)]
             self.lengths = np.array([x.shape[0] if x.ndim else 0 for x in self._source], np.int64)
             for number, x in enumerate(self._source):
                 self._check_form(x.ndim, x.dtype, x.shape[-1] if x.ndim else 0, f"sequence {number}: ")
         if not len(self.lengths):
-            raise InputError("there are no input sequences")
+            raise InputError(f"{self.where}there are no input sequences")
         if not self.lengths.all():
-            raise InputError(f"sequence {int(np.argmin(self.lengths))} is empty")
+            raise InputError(f"{self.where}sequence {int(np.argmin(self.lengths))} is empty")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,6 +73,7 @@ class Inputs:
         return f"[{', '.join(axes)}]"
 
     def _check_form(self, dimensions: int, kind: np.dtype, features: int, where: str = "") -> None:
+        where = self.where + where
         if dimensions != (1 if self._tokens else 2):
             raise InputError(f"{where}inputs of {dimensions} dimensions, expected {self._expected()}")
         if self._tokens:
@@ -86,11 +94,16 @@ class Inputs:
             values = self._source[number][start:stop]
         table = self._network.model.embedding
         if table is not None:
-            return embed(table, values)
+            try:
+                return embed(table, values)
+            except InputError as error:
+                raise InputError(f"{self.where}sequence {number}: {error}") from None
         with np.errstate(over="ignore"):
             values = np.asarray(values, np.float32)
         if not np.isfinite(values).all():
-            raise InputError(f"sequence {number}: NaN or infinite features between steps {start} and {stop}")
+            raise InputError(
+                f"{self.where}sequence {number}: NaN or infinite features between steps {start} and {stop}"
+            )
         return values
 
     def whole(self, number: int) -> np.ndarray:
@@ -98,5 +111,12 @@ class Inputs:
         return self.chunk(number, 0, int(self.lengths[number]))
 
 
-def _as_array(x: Any) -> np.ndarray:
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+def _as_array(x: Any, where: str = "") -> np.ndarray:
+    """An array of whatever a caller has; tensors of short floats, which NumPy does not know, become float32."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        return (x.float() if x.is_floating_point() else x).numpy()
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise InputError(f"{where}the inputs do not form an array") from None

@@ -82,7 +82,8 @@ def low_activations(index: np.ndarray, formats: Formats) -> np.ndarray:
 
 
 def _checked(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(values, np.float32)
     if array.shape != shape:
         raise InputError(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
     if not np.isfinite(array).all():
@@ -97,6 +98,11 @@ def _check_layers(layers: Sequence[FloatLayer]) -> list[FloatLayer]:
         raise InputError("the network has no LSTM layer")
     checked, inputs = [], None
     for number, layer in enumerate(layers):
+        if layer.wx.ndim != 3 or layer.wh.ndim != 3 or layer.wx.shape[1] % 4:
+            raise InputError(
+                f"layer {number}: weights of shape {list(layer.wx.shape)} and {list(layer.wh.shape)}, expected "
+                f"[directions, 4 * hidden, inputs] and [directions, 4 * hidden, outputs]"
+            )
         directions, rows, size = layer.wx.shape
         hidden, output = rows // 4, layer.wh.shape[2]
         if inputs is not None and size != inputs:
@@ -131,6 +137,7 @@ def build(
     embedding: np.ndarray | None = None,
     head: traces.Head | None = None,
     input_scale: np.ndarray | None = None,
+    calibration_name: str = "calibration data",
     **description: Any,
 ) -> traces.Model:
     """Quantise a float network.
@@ -144,6 +151,7 @@ def build(
     embedding, head : kept in float beside the quantised network
     input_scale : float32 [features], optional
         Scale of each feature of layer 0, folded into the columns of its input weights.
+    calibration_name : what error messages call the calibration data
     description : name, metric, origin, licence
 
     Returns
@@ -157,15 +165,17 @@ def build(
     """
     layers = _check_layers(layers)
     features = layers[0].wx.shape[2]
-    calibration = [_checked("calibration data", x, (len(x), features)) for x in calibration]
+    calibration = [_checked(calibration_name, x, (len(x), features)) for x in calibration]
     if not calibration or not all(len(x) for x in calibration):
-        raise InputError("calibration data is empty: give some sequences of real input")
+        raise InputError(f"{calibration_name} is empty: give some sequences of real input")
     gain = np.ones(features, np.float32) if input_scale is None else _checked("input_scale", input_scale, (features,))
     if not (gain > 0).all():
         raise InputError("input_scale has values that are not positive")
 
     ranges = _output_ranges(layers, calibration)
-    x_scale = step(_range_of([x / gain for x in calibration], "calibration data"), formats.high)
+    with np.errstate(over="ignore"):
+        scaled = [x / gain for x in calibration]
+    x_scale = step(_range_of(scaled, calibration_name), formats.high)
     built = []
     for number, (layer, output_range) in enumerate(zip(layers, ranges, strict=True)):
         quantised = _layer(layer, gain if number == 0 else np.ones(layer.wx.shape[2], np.float32), formats)
@@ -198,7 +208,12 @@ def float_layers(model: traces.Model) -> list[FloatLayer]:
     return [FloatLayer(n.wx_float, n.wh_float, n.bias, n.wp_float) for n in model.layers]
 
 
-def requantise(model: traces.Model, calibration: Iterable[np.ndarray], formats: Formats) -> traces.Model:
+def requantise(
+    model: traces.Model,
+    calibration: Iterable[np.ndarray],
+    formats: Formats,
+    calibration_name: str = "calibration data",
+) -> traces.Model:
     """Quantise a model's float weights again.
 
     Parameters
@@ -206,6 +221,7 @@ def requantise(model: traces.Model, calibration: Iterable[np.ndarray], formats: 
     model : traces.Model
     calibration : sequences float32 [time, features], or int [time] for a model with an embedding
     formats : Formats
+    calibration_name : what error messages call the calibration data
 
     Returns
     -------
@@ -213,22 +229,22 @@ def requantise(model: traces.Model, calibration: Iterable[np.ndarray], formats: 
     """
     sequences = [np.asarray(x) for x in calibration]
     if model.embedding is not None:
-        sequences = [embed(model.embedding, x) for x in sequences]
+        sequences = [embed(model.embedding, x, calibration_name) for x in sequences]
     return build(
         float_layers(model), sequences, formats, embedding=model.embedding, head=model.head,
-        input_scale=model.layers[0].input_scale,
+        input_scale=model.layers[0].input_scale, calibration_name=calibration_name,
         name=model.name, metric=model.metric, origin=model.origin, licence=model.licence,
     )  # fmt: skip
 
 
-def embed(table: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def embed(table: np.ndarray, tokens: np.ndarray, what: str = "inputs") -> np.ndarray:
     """Rows of an embedding: float32 [time, features]. Raises InputError for anything but tokens within it."""
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise InputError(
-            "the network has an embedding, so its inputs are int tokens: [batch, time] or a list of [time]"
+            f"{what}: the network has an embedding, so int tokens are expected: [batch, time] or a list of [time]"
         )
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < len(table)):
-        raise InputError(f"tokens lie outside 0 to {len(table) - 1}, the rows of the embedding")
+        raise InputError(f"{what}: tokens lie outside 0 to {len(table) - 1}, the rows of the embedding")
     return table[tokens]
 
 
@@ -245,7 +261,10 @@ def _output_ranges(layers: Sequence[FloatLayer], calibration: Sequence[np.ndarra
 
 def _layer(layer: FloatLayer, gain: np.ndarray, formats: Formats) -> traces.Layer:
     directions, rows, size = layer.wx.shape
-    scaled = (layer.wx * gain).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled = (layer.wx * gain).astype(np.float32)
+    if not (np.abs(scaled).max(initial=0) <= LIMIT):
+        raise InputError("input_scale makes input weights exceed 2^40")
     x_index, x_offset, wx_scale = _stacked([weights(w, formats) for w in scaled])
     h_index, h_offset, wh_scale = _stacked([weights(w, formats) for w in layer.wh])
     projection: dict[str, Any] = {}

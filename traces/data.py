@@ -155,10 +155,18 @@ class Data(Sequences):
             raise InputError("sequences must be arrays of [time, features], or all of [time]")
         if len({array.shape[1:] for array in arrays}) > 1:
             raise InputError("sequences must all have the same number of features")
-        values = np.concatenate(arrays).astype(np.float32 if arrays[0].ndim == 2 else np.int32)
+        values = np.concatenate(arrays)
+        if values.ndim == 1:
+            values = whole_numbers(values, "tokens")
+        elif values.dtype.kind not in "fiu":
+            raise InputError(f"sequences are of type {values.dtype}; they must hold numbers")
+        else:
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)
         offsets = offsets_of([len(array) for array in arrays])
         if labels is not None:
-            labels = np.concatenate([np.atleast_1d(np.asarray(label)) for label in labels]).astype(np.int32)
+            parts = [np.atleast_1d(np.asarray(label)) for label in labels]
+            labels = whole_numbers(np.concatenate(parts), "labels")
         if about.get("ids") is not None:
             about["ids"] = ids_of(about["ids"], len(arrays))
         data = cls(values, offsets, labels, **about)
@@ -324,6 +332,16 @@ class DataFile(Sequences):
         assert self._stored_labels is not None
         with store.reading(self._path):
             return self._stored_labels[start:stop]
+
+
+def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
+    """Integers as int32; InputError for anything else, which a conversion would truncate or wrap."""
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{what} are of type {values.dtype}; they must be integers")
+    wide = np.iinfo(np.int32)
+    if values.size and (int(values.min()) < wide.min or int(values.max()) > wide.max):
+        raise InputError(f"{what} lie outside the range of int32")
+    return values.astype(np.int32)
 
 
 def check_values(values: np.ndarray, first: int) -> None:

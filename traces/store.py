@@ -53,6 +53,13 @@ def reading(path: Pathlike) -> Iterator[None]:
         raise FormatError(f"{os.fspath(path)}: the file is damaged: {one_line(error)}") from error
 
 
+def named(path: Pathlike) -> str:
+    """A path as text; InputError for what is none."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"path is {path!r}; it must be the name of a file")
+    return os.fspath(path)
+
+
 def open_file(path: Pathlike) -> h5py.File:
     """Open an HDF5 file for reading.
 
@@ -63,7 +70,7 @@ def open_file(path: Pathlike) -> h5py.File:
     FormatError
         It is not an HDF5 file, or a truncated one.
     """
-    name = os.fspath(path)
+    name = named(path)
     try:
         regular = stat.S_ISREG(os.stat(name).st_mode)
         if regular:
@@ -237,7 +244,7 @@ class Output:
     """
 
     def __init__(self, path: Pathlike) -> None:
-        self.path = Path(path)
+        self.path = Path(named(path))
         with self.writing():
             self.path = Path(os.path.realpath(path))
             unfit = self.path.exists() and not self.path.is_file()
