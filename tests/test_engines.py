@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -209,24 +210,25 @@ def same(a: np.ndarray, b: np.ndarray, what: str) -> None:
     assert (a.dtype, a.shape) == (b.dtype, b.shape), what
     bits = f"u{a.dtype.itemsize}"
     differ = np.argwhere(np.ascontiguousarray(a).view(bits) != np.ascontiguousarray(b).view(bits))
-    assert not len(differ), f"{what}: {len(differ)} differ, first at {differ[0]}: {a[tuple(differ[0])]} {b[tuple(differ[0])]}"
+    first = tuple(differ[0]) if len(differ) else ()
+    assert not len(differ), f"{what}: {len(differ)} differ, first at {first}: {a[first]} {b[first]}"
 
 
 def same_states(a: Any, b: Any) -> None:
     assert (a is None) == (b is None)
     for number, (one, other) in enumerate(zip(a.sequences, b.sequences, strict=True) if a else ()):
         assert one.steps == other.steps
-        for l, (left, right) in enumerate(zip(one.layers, other.layers, strict=True)):
+        for at, (left, right) in enumerate(zip(one.layers, other.layers, strict=True)):
             for name in ("h", "c", "low", "words"):
-                same(getattr(left, name), getattr(right, name), f"state of sequence {number}, layer {l}: {name}")
+                same(getattr(left, name), getattr(right, name), f"state of sequence {number}, layer {at}: {name}")
 
 
 def same_layers(a: Any, b: Any, sequence_a: int, sequence_b: int, steps: slice = slice(None)) -> None:
     """Every recorded quantity of one sequence of a against (some steps of) one of b."""
-    for l, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
+    for at, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
         for direction in range(one.directions):
             for name in ("accumulators", "cell", "hidden", "low"):
-                what = f"layer {l}, direction {direction}, sequence {sequence_a}: {name}"
+                what = f"layer {at}, direction {direction}, sequence {sequence_a}: {name}"
                 left = getattr(one, name)(sequence_a, direction)
                 same(left, getattr(other, name)(sequence_b, direction)[steps], what)
 
@@ -344,24 +346,22 @@ def test_accumulators_are_integer_products_of_the_stored_indices(engine, overflo
         first = network.layers[0]
         scaled = x / first.input_scale / first.x_scale
         inputs = np.rint(np.clip(scaled, -top, top)).astype(np.int64)
-        for l, layer in enumerate(network.layers):
+        for at, layer in enumerate(network.layers):
             for d in range(2):
-                hidden = run.layers[l].hidden(sequence, d).astype(np.int64)
+                hidden = run.layers[at].hidden(sequence, d).astype(np.int64)
                 zero = np.zeros_like(hidden[:1])
                 before = np.concatenate([hidden[1:], zero] if d else [zero, hidden[:-1]])
-                mask = np.tile(run.layers[l].low(sequence, d), 4)
+                mask = np.tile(run.layers[at].low(sequence, d), 4)
                 for part, indices in enumerate((inputs, before)):
                     name = ("wx", "wh")[part]
                     weight = getattr(layer, f"{name}_index")[d].astype(np.int64)
                     low_weight = (weight >> (high - low)) + getattr(layer, f"{name}_offset")[d]
                     sums = np.where(mask, low_of(indices, high, low) @ low_weight.T, indices @ weight.T)
-                    overflows[l][d, sequence] += ((sums < -half) | (sums >= half)).sum()
-                    if overflow == "clamp":
-                        sums = np.clip(sums, -half, half - 1)
-                    else:
-                        sums = (sums + half) % 2**bits - half
-                    same(run.layers[l].accumulators(sequence, d)[:, part], sums.astype(np.int32), f"{name} of layer {l}")
-            inputs = np.concatenate([run.layers[l].hidden(sequence, d) for d in range(2)], axis=1).astype(np.int64)
+                    overflows[at][d, sequence] += ((sums < -half) | (sums >= half)).sum()
+                    sums = np.clip(sums, -half, half - 1) if overflow == "clamp" else (sums + half) % 2 ** bits - half
+                    recorded = run.layers[at].accumulators(sequence, d)[:, part]
+                    same(recorded, sums.astype(np.int32), f"{name} of layer {at}")
+            inputs = np.concatenate([run.layers[at].hidden(sequence, d) for d in range(2)], axis=1).astype(np.int64)
     for layer, expected in zip(run.layers, overflows, strict=True):
         same(layer.overflow_count, expected, "overflow counts")
     assert (run.overflows > 0) == (bits < 24)
@@ -420,7 +420,7 @@ def test_stream_in_pieces_with_changing_engines(controller, profile):
     for order in (("portable",), ("fast",), ("reference", "fast", "portable"), ("fast", "reference")):
         state, cuts = None, [0, 1, 2, 7, 13, 15]
         low, overflows = 0, 0
-        for piece, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for piece, (start, stop) in enumerate(itertools.pairwise(cuts)):
             run = fxp.emulate(
                 network, [x[start:stop] for x in inputs], make_controller(case), engine=order[piece % len(order)],
                 record=RECORD, state=state, sequence_length=15, sequence_ids=None if state else case.ids,
