@@ -148,7 +148,8 @@ class Emulation:
                     moving, control = (state.layers[number], controls[number]) if controls else self._start(site)
                     jobs.append(Job(site, control, moving, inputs, state.steps))
                 sides.append(self._run(jobs, places))
-            indices = sides[0] if len(sides) == 1 else [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)]
+            both = len(sides) == 2
+            indices = [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)] if both else sides[0]
         for state, piece in zip(states, x, strict=True):
             state.steps += len(piece)
         return indices
@@ -264,19 +265,39 @@ def _groups(lengths: np.ndarray, most: int, threads: int) -> list[list[int]]:
 def declared_lengths(
     network: Network, inputs: Inputs, sequence_length: Any, states: Sequence[SequenceState] | None
 ) -> list[int | None]:
-    """Length of every whole sequence: given, carried by the state, or (without a state) that of the input."""
+    """Length of every whole sequence: given, carried by the state, or (without a state) that of the input.
+
+    Raises InputError for a length that is none, or that the steps so far exceed.
+    """
     if sequence_length is None:
         if states is not None:
             return [state.length for state in states]
         return [int(n) for n in inputs.lengths]
-    given = (
-        np.broadcast_to(np.asarray(sequence_length), (len(inputs),))
-        if np.ndim(sequence_length) == 0
-        else np.asarray(sequence_length)
-    )
-    if given.shape != (len(inputs),) or given.dtype.kind not in "iu" or (given < 1).any():
+    given = _integers(sequence_length)
+    if given is not None and given.ndim == 0:
+        given = np.broadcast_to(given, (len(inputs),))
+    if given is None or given.shape != (len(inputs),) or (given < 1).any():
         raise InputError(f"sequence_length has to be a positive int, or one for each of the {len(inputs)} sequences")
+    before = [0] * len(inputs) if states is None else [state.steps for state in states]
+    for number, (length, steps, more) in enumerate(zip(given, before, inputs.lengths, strict=True)):
+        if steps + more > length:
+            raise InputError(f"sequence {number} has {steps + more} steps, sequence_length says {length}")
+        if network.directions == 2 and more != length:
+            raise InputError(
+                f"sequence {number} has {more} steps of {length}: a bidirectional network needs whole sequences"
+            )
     return [int(n) for n in given]
+
+
+def _integers(values: Any) -> np.ndarray | None:
+    """An array of integers that int64 holds, or None if `values` are none."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        return None
+    if array.dtype.kind not in "iu" or (array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any()):
+        return None
+    return array.astype(np.int64)
 
 
 def _starting_states(
@@ -292,16 +313,26 @@ def _starting_states(
             return [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
         return [emulation.start(i, n) for i, n in zip(ids, lengths, strict=True)]
     states = copy.deepcopy(state.sequences)
-    shares = getattr(emulation.controller, "needs_length", False)
-    for current, length, steps in zip(states, lengths, inputs.lengths, strict=True):
+    shares = _has_shares(emulation.controller)
+    for number, (current, length, steps) in enumerate(zip(states, lengths, inputs.lengths, strict=True)):
+        if shares and length != current.length:
+            raise InputError(
+                f"sequence {number}: sequence_length is {length}, but its length was taken as {current.length} "
+                f"before, and {emulation.controller.name} has shares of it: give it with the first piece"
+            )
         # Only shares of the length fix it; a schedule that turns out too short is refused for what it lacks.
         current.length = length if shares else max(length or 0, current.steps + int(steps))
     return states
 
 
+def _has_shares(controller: Any) -> bool:
+    """Whether parameters of a built-in controller depend on the length of the sequence."""
+    return isinstance(controller, controllers.Controller) and controller.needs_length
+
+
 def check_lengths(controller: Any, inputs: Inputs, states: Sequence[SequenceState]) -> None:
     """Raises InputError where a controller that needs the sequence length would be run beyond it."""
-    if not getattr(controller, "needs_length", False):
+    if not _has_shares(controller):
         return
     for number, (state, steps) in enumerate(zip(states, inputs.lengths, strict=True)):
         if state.length is not None and state.steps + steps > state.length:
@@ -384,16 +415,20 @@ def emulate(
     controller = controllers.Peak() if controller is None else controller
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads is {threads!r}, expected an int of at least 1")
+    if not isinstance(record, Iterable):
+        raise InputError(f"record is {record!r}, expected some of plan, {', '.join(QUANTITIES)}")
     record = (record,) if isinstance(record, str) else tuple(record)
     for name in record:
         if name not in ("plan", *QUANTITIES):
             raise InputError(f"record names {name!r}; possible are plan, {', '.join(QUANTITIES)}")
     source = Inputs(network, inputs)
     _check_continuation(network, controller, source, state)
+    ids = sequence_numbers(sequence_ids, source)
     if state is not None:
-        ids: Sequence[int] = [s.id for s in state.sequences]
-    else:
-        ids = sequence_numbers(sequence_ids, source)
+        carried = [s.id for s in state.sequences]
+        if sequence_ids is not None and ids != carried:
+            raise InputError(f"sequence_ids are {ids}, but the state goes on from sequences {carried}")
+        ids = carried
     lengths = declared_lengths(network, source, sequence_length, None if state is None else state.sequences)
 
     run = Run.allocate(network, source.lengths, ids, record, controllers.describe(controller))
@@ -423,12 +458,12 @@ def sequence_numbers(given: Sequence[int] | None, source: Inputs) -> list[int]:
     """Ids of the sequences, checked."""
     if given is None:
         return list(source.default_ids) if source.default_ids is not None else list(range(len(source)))
-    ids = [int(i) for i in given]
+    ids = _integers(given)
+    if ids is None or ids.ndim != 1:
+        raise InputError("sequence_ids have to be 64-bit integers, one a sequence")
     if len(ids) != len(source):
         raise InputError(f"{len(ids)} sequence_ids for {len(source)} sequences")
-    if not all(-(2**63) <= i < 2**63 for i in ids):
-        raise InputError("sequence_ids have to be 64-bit integers")
-    return ids
+    return [int(i) for i in ids]
 
 
 def open_trace(

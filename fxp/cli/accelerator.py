@@ -37,6 +37,7 @@ def estimate(
     """
     import accel
 
+    output.keep(destination, trace)
     result = accel.estimate(trace, machine, baseline=None if baseline == "none" else baseline)
     if destination is not None:
         result.write(destination)

@@ -41,15 +41,17 @@ def parse(text: str, high: int, low: int) -> Any:
         key, equals, value = part.partition("=")
         if not equals:
             raise InputError(f"controller {text!r}: expected name=value after the colon, found {part!r}")
+        if key.strip() in parameters:
+            raise InputError(f"controller {text!r}: {key.strip()} is given twice")
         parameters[key.strip()] = _value(value.strip())
-    if name in ("static-high", "static-low"):
-        return accel.Static(high if name == "static-high" else low, **parameters)
     classes = {"static": accel.Static, "random": accel.Random, "peak": accel.Peak, "delta": accel.Delta}
     try:
         if name == "schedule":
             import traces
 
             return accel.Schedule(traces.open(str(parameters.pop("plan")), kind="trace"), **parameters)
+        if name in ("static-high", "static-low"):
+            return accel.Static(high if name == "static-high" else low, **parameters)
         if name in classes:
             return classes[name](**parameters)
     except (TypeError, KeyError):

@@ -60,17 +60,20 @@ def export(
     from fxp.formats import Formats
 
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
+    output.keep(destination, checkpoint, calibration)
     state = export.read_checkpoint(checkpoint)
-    made = export.from_state_dict(
-        export.select(state, prefix),
-        datafile.read(calibration),
-        None if head is None else export.readout(export.select(state, head), head_scope),
-        formats,
-        embedding=None if embedding is None else export.entry(export.select(state, embedding), "weight", embedding),
-        name=name or checkpoint.stem,
-        metric=metric,
-        origin=f"exported from {checkpoint.name}",
-    )
+    with output.naming(checkpoint, calibration), datafile.read(calibration) as data:
+        made = export.from_state_dict(
+            export.select(state, prefix),
+            data,
+            None if head is None else export.readout(export.select(state, head), head_scope),
+            formats,
+            embedding=None if embedding is None else export.entry(export.select(state, embedding), "weight", embedding),
+            calibration_name=str(calibration),
+            name=name or checkpoint.stem,
+            metric=metric,
+            origin=f"exported from {checkpoint.name}",
+        )
     network.save(made, destination)
     _show(describe_model(made.model, destination), json)
 
@@ -95,7 +98,10 @@ def quantize(
     from fxp.formats import Formats
 
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
-    made = quantise.requantise(network.load(model).model, datafile.read(calibration), formats)
+    output.keep(destination, calibration)
+    source = network.load(model).model
+    with output.naming(model, calibration), datafile.read(calibration) as data:
+        made = quantise.requantise(source, data, formats, str(calibration))
     made.write(destination)
     _show(describe_model(made, destination), json)
 

@@ -7,10 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from traces import InputError
 
 
 def emit_json(result: Any) -> None:
@@ -26,7 +29,8 @@ def _plain(value: Any) -> Any:
 
 def console() -> Console:
     """Standard output; plain text in a pipe."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    # Names of files are printed as they are: no markup, no emoji.
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False, emoji=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
@@ -43,10 +47,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
 
 
 def number(value: float | None, digits: int = 4, sign: bool = False) -> str:
-    """A number for a table, or a dash."""
+    """A number for a table, or a dash: decimals, or significant digits where decimals would say nothing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+    plus = "+" if sign else ""
+    if 0 < abs(value) < 0.001:
+        return f"{value:{plus}.3g}"
+    return f"{value:{plus}.{digits}f}"
 
 
 def percent(value: float | None, sign: bool = False) -> str:
@@ -57,6 +64,24 @@ def percent(value: float | None, sign: bool = False) -> str:
 def interval(bounds: tuple[float, float] | None, digits: int = 4) -> str:
     """An interval for a table, or a dash."""
     return "-" if bounds is None else f"[{number(bounds[0], digits, True)}, {number(bounds[1], digits, True)}]"
+
+
+@contextmanager
+def naming(*paths: Path) -> Iterator[None]:
+    """Put the first path before an InputError that names none of them."""
+    try:
+        yield
+    except InputError as error:
+        if any(str(path) in str(error) for path in paths):
+            raise
+        raise InputError(f"{paths[0]}: {error}") from None
+
+
+def keep(destination: Path | None, *sources: Path) -> None:
+    """Raises InputError where an output would replace a file that it is made from."""
+    for source in sources:
+        if destination is not None and destination.exists() and source.exists() and destination.samefile(source):
+            raise InputError(f"{destination}: is an input of this command; choose another path for the output")
 
 
 @contextmanager

@@ -50,10 +50,11 @@ def run(
     if record and trace is None:
         raise InputError("--record needs --trace, the file to write to")
     engines.check(engine)
+    output.keep(trace, model, data)
     net = network.load(model)
     chosen = controllers.parse(controller, net.formats.high, net.formats.low)
     with datafile.read(data) as source:
-        scorer = evaluation.Scorer(net, source)
+        scorer = evaluation.Scorer(net, source, str(data))
         with output.progress("emulating", int(scorer.inputs.lengths.sum()), json) as advance:
             scored = evaluation.emulate_scored(
                 scorer, chosen, engine=engine, threads=threads, record=record, trace=trace, keep=False,
@@ -121,7 +122,9 @@ def compare(
     with datafile.read(data) as source:
         runs = len(chosen or evaluation.default_controllers(net)) + 1
         with output.progress("emulating", source.total * runs, json) as advance:
-            table = evaluation.evaluate(net, source, chosen, engine=engine, threads=threads, progress=advance)
+            scorer = evaluation.Scorer(net, source, str(data))
+            chosen = evaluation.default_controllers(net) if chosen is None else chosen
+            table = evaluation.compare(scorer, chosen, engine=engine, threads=threads, progress=advance)
     if json:
         output.emit_json(table.to_dict())
         return

@@ -1,0 +1,5 @@
+"""`python -m fxp`: the command line."""
+
+from fxp.cli import main
+
+main()
