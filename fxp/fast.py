@@ -10,8 +10,8 @@ import numpy as np
 
 from fxp.engines import CompiledEngine, Job, Piece
 from fxp.formats import Profile
-from fxp.network import Network
-from fxp.packed import aligned
+from fxp.kernels import fast
+from fxp.packed import FastDirection, aligned
 
 GROUP = 16  # sequences side by side
 
@@ -35,70 +35,79 @@ class FastEngine(CompiledEngine):
 
     group_size = GROUP
 
-    def __init__(self, network: Network):
-        super().__init__(network)
-        from fxp.kernels import fast
-
-        self._fast = fast
-        self._loop = fast.run_float if network.formats.profile == Profile.FLOAT32 else fast.run_fixed
-
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
         order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x))
-        sorted_jobs = [jobs[n] for n in order]
-        site = jobs[0].site
-        part = self._network.prepared[site.layer].directions[site.direction]
-        rows = part.fast.rows
-        lengths = [len(job.x) for job in sorted_jobs]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        whole = Piece.empty(int(offsets[-1]), site, rows.output, cell, accumulators)
-        counts = np.zeros((len(jobs), 2), np.int64)
-        x = np.concatenate([job.x for job in sorted_jobs]) if len(jobs) > 1 else np.ascontiguousarray(jobs[0].x)
-        group = self._group(sorted_jobs, offsets, rows)
-        record = self._fast.Record(whole.hidden, whole.plan, whole.cell, whole.accumulators, counts)
-        self._loop(
-            x, site.direction == 1, rows, part.fast.unit, self._network.formats.top, self._controls(sorted_jobs), group, record
+        workspace = Workspace(
+            [jobs[n] for n in order], self._network.prepared[jobs[0].site.layer].directions[jobs[0].site.direction].fast
         )
         pieces: list[Any] = [None] * len(jobs)
-        for g, job in enumerate(sorted_jobs):
-            job.state.h[:] = group.h[g, : rows.output]
-            job.state.c[:], job.state.low[:] = group.c[g, : rows.hidden], group.low[g, : rows.hidden]
-            job.state.words[:] = group.words[g]
-            span = slice(int(offsets[g]), int(offsets[g + 1]))
-            pieces[order[g]] = Piece(
-                whole.hidden[span], whole.plan[span], whole.cell[span], whole.accumulators[span],
-                int(counts[g, 0]), int(counts[g, 1]),
-            )  # fmt: skip
+        run = fast.run_float if jobs[0].site.profile == Profile.FLOAT32 else fast.run_fixed
+        for n, piece in zip(order, workspace.process(run, self._network.formats.top, cell, accumulators), strict=True):
+            pieces[n] = piece
         return pieces
 
-    def _controls(self, jobs: Sequence[Job]) -> Any:
-        plans = [job.encoded.plan for job in jobs]
-        return self._fast.Controls(
-            jobs[0].encoded.kind,
-            np.stack([job.encoded.counts for job in jobs]),
-            np.stack([job.encoded.reals for job in jobs]),
-            np.array([plan.ctypes.data for plan in plans], np.int64),
-            np.array([len(plan) for plan in plans], np.int64),
-        )
 
-    def _group(self, jobs: Sequence[Job], offsets: np.ndarray, rows: Any) -> Any:
-        count, hidden = len(jobs), _up(rows.hidden, 8)
-        pairs = rows.x_pairs + rows.h_pairs
-        group = self._fast.Group(
-            offsets,
-            np.array([job.step for job in jobs], np.int64),
-            aligned((count, 64 * rows.h_pairs), np.int8),
-            aligned((count, hidden), jobs[0].state.c.dtype),
-            aligned((count, hidden), np.uint8),
-            np.stack([job.state.words for job in jobs]),
+class Workspace:
+    """Arrays of one call of the kernels. They get addresses only, so everything they touch stays an attribute here.
+
+    Parameters
+    ----------
+    jobs : in the order of falling length
+    direction : packed weights and constants
+    """
+
+    def __init__(self, jobs: Sequence[Job], direction: FastDirection):
+        self.jobs, self.direction = jobs, direction
+        rows = direction.rows
+        count, size = len(jobs), _up(rows.hidden, 8)
+        self.offsets = np.concatenate([[0], np.cumsum([len(job.x) for job in jobs])]).astype(np.int64)
+        self.begins = np.array([job.step for job in jobs], np.int64)
+        self.x = np.ascontiguousarray(np.concatenate([job.x for job in jobs]) if count > 1 else jobs[0].x)
+        self.h = aligned((count, 64 * rows.h_pairs), np.int8)
+        self.c = aligned((count, size), jobs[0].state.c.dtype)
+        self.low = aligned((count, size), np.uint8)
+        self.words = np.stack([job.state.words for job in jobs])
+        for g, job in enumerate(jobs):
+            self.h[g, : rows.output] = job.state.h
+            self.c[g, : rows.hidden], self.low[g, : rows.hidden] = job.state.c, job.state.low
+        reach = 256 * (rows.x_pairs + rows.h_pairs) + 128
+        self.scratch = (
             aligned((64 * rows.x_pairs,), np.int8),
-            aligned((count, 256 * pairs + 128), np.uint8),
-            aligned((count, hidden, 8), np.int32),
-            np.zeros(max(hidden, count) + 8, np.int32),
+            aligned((count, reach), np.uint8),
+            aligned((count, size, 8), np.int32),
+            np.zeros(max(size, count) + 8, np.int32),
             aligned((_up(rows.hidden, 64),), np.int8),
             aligned((2 * _up(rows.hidden, 64),), np.uint8),
             aligned((_up(rows.output, 8) + 8,), np.int32),
         )
-        for g, job in enumerate(jobs):
-            group.h[g, : rows.output] = job.state.h
-            group.c[g, : rows.hidden], group.low[g, : rows.hidden] = job.state.c, job.state.low
-        return group
+        arrays = (self.x, self.offsets, self.begins, self.h, self.c, self.low, self.words, *self.scratch)
+        self.group = fast.Group(count, size, reach, *(array.ctypes.data for array in arrays))
+        encoded = [job.encoded for job in jobs]
+        self.plans = [e.plan for e in encoded]
+        self.controls = (
+            np.stack([e.counts for e in encoded]),
+            np.stack([e.reals for e in encoded]),
+            np.array([plan.ctypes.data for plan in self.plans], np.int64),
+            np.array([len(plan) for plan in self.plans], np.int64),
+        )
+
+    def process(self, run: Any, top: int, cell: bool, accumulators: bool) -> list[Piece]:
+        """Run the kernel; the jobs' states move along."""
+        rows, site = self.direction.rows, self.jobs[0].site
+        whole = Piece.empty(int(self.offsets[-1]), site, rows.output, cell, accumulators)
+        counts = np.zeros((len(self.jobs), 2), np.int64)
+        record = fast.Record(
+            whole.hidden.ctypes.data, whole.plan.ctypes.data, whole.cell.ctypes.data if cell else 0,
+            whole.accumulators.ctypes.data if accumulators else 0, counts.ctypes.data,
+        )  # fmt: skip
+        controls = fast.Controls(self.jobs[0].encoded.kind, *(array.ctypes.data for array in self.controls))
+        run(site.direction == 1, rows, self.direction.unit, top, controls, self.group, record)
+        pieces = []
+        for g, job in enumerate(self.jobs):
+            job.state.h[:] = self.h[g, : rows.output]
+            job.state.c[:], job.state.low[:] = self.c[g, : rows.hidden], self.low[g, : rows.hidden]
+            job.state.words[:] = self.words[g]
+            span = slice(int(self.offsets[g]), int(self.offsets[g + 1]))
+            parts = (whole.hidden[span], whole.plan[span], whole.cell[span], whole.accumulators[span])
+            pieces.append(Piece(*parts, int(counts[g, 0]), int(counts[g, 1])))
+        return pieces

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fxp.formats import Formats, Profile
-from fxp.kernels.portable import FixedUnit, Weights
+from fxp.kernels.portable import Weights
 from fxp.kernels.rows import Rows
+from fxp.kernels.wide import Constants
 
 LINE = 64  # bytes of a cache line: no block straddles two
 
@@ -79,54 +79,53 @@ def _padded(array: np.ndarray, kind: Any) -> np.ndarray:
 
 
 class FastDirection:
-    """Arguments of `fxp.kernels.fast` for one direction of a layer, made when first used.
+    """Arguments of `fxp.kernels.fast` for one direction of a layer. The kernels get addresses: keep this object while they run.
 
     Attributes
     ----------
     rows : Rows
-    unit : constants of the multifunction unit, padded to whole vectors
+    unit : Constants
+        Constants of the multifunction unit, filled up to whole vectors.
     """
 
     def __init__(self, weights: Weights, unit: Any, formats: Formats):
-        self._weights, self._unit, self._formats = weights, unit, formats
-
-    @cached_property
-    def rows(self) -> Rows:
-        weights, formats = self._weights, self._formats
         hidden, _, inputs = weights.x_high.shape
         output = weights.h_high.shape[2]
         nibbles = formats.low <= 4
         pack = _nibble_blocks if nibbles else _byte_blocks
         low = [pack(weights.x_low), pack(weights.h_low)]
-        projection = weights.projection
-        quads = np.zeros((_ceil(len(projection), 4), 4, hidden), np.int8)
-        quads.reshape(-1, hidden)[: len(projection)] = projection
+        quads = np.zeros((_ceil(len(weights.projection), 4), 4, hidden), np.int8)
+        quads.reshape(-1, hidden)[: len(weights.projection)] = weights.projection
         overflow = 0
         if _largest_sum(weights, formats) >= 2 ** (formats.accumulator_bits - 1):
             overflow = 2 if formats.overflow == "clamp" else 1
-        return Rows(
+        arrays = (
             _joined(_byte_blocks(weights.x_high), _byte_blocks(weights.h_high)),
             _joined(*low),
-            _low_terms(low) if nibbles else np.zeros((hidden, 8), np.int32),
+            _low_terms(low) if nibbles else np.zeros((0, 8), np.int32),
             _joined(_byte_blocks(quads)),
+        )
+        self.rows = Rows(
+            *(array.ctypes.data for array in arrays),
             hidden, output, inputs,
             _ceil(inputs, 32), _ceil(output, 32), _ceil(inputs, 64), _ceil(output, 64),
-            nibbles, overflow, formats.accumulator_bits, formats.shift, formats.low_top,
+            int(nibbles), int(len(weights.projection) > 0), overflow,
+            formats.accumulator_bits, formats.shift, formats.low_top,
         )  # fmt: skip
+        constants, scales = _constants(unit, formats)
+        self.unit = Constants(*(array.ctypes.data for array in constants), *scales)
+        self._alive = (arrays, constants)
 
-    @cached_property
-    def unit(self) -> Any:
-        unit = self._unit
-        if self._formats.profile == Profile.FLOAT32:
-            return unit._replace(
-                x_scale=_padded(unit.x_scale, np.float32), h_scale=_padded(unit.h_scale, np.float32),
-                bias=_padded(unit.bias, np.float32), projection=_padded(unit.projection, np.float32),
-            )  # fmt: skip
-        return FixedUnit(
-            _padded(_reals(unit.x_scale[0]), np.float64), _padded(_reals(unit.h_scale[0]), np.float64),
-            _padded(unit.bias, np.int32), _reals(unit.output[None]), _padded(_reals(unit.projection), np.float64),
-            unit.table,
-        )  # fmt: skip
+
+def _constants(unit: Any, formats: Formats) -> tuple[tuple[np.ndarray, ...], tuple[Any, Any]]:
+    """x_scale, h_scale, bias, projection, table; steps of the first and second quantisation of h."""
+    if formats.profile == Profile.FLOAT32:
+        arrays = [_padded(a, np.float32) for a in (unit.x_scale, unit.h_scale, unit.bias, unit.projection)]
+        return (*arrays, np.zeros(0, np.int16)), (unit.output[0], unit.output[1])
+    scales = [_padded(_reals(pairs), np.float64) for pairs in (unit.x_scale[0], unit.h_scale[0], unit.projection)]
+    # The second step is part of the projection's multipliers.
+    first = _reals(unit.output[None])[0]
+    return (scales[0], scales[1], _padded(unit.bias, np.int32), scales[2], unit.table), (first, first)
 
 
 def _reals(pairs: np.ndarray) -> np.ndarray:

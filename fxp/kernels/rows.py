@@ -28,12 +28,12 @@ from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd
 
 
 class Rows(NamedTuple):
-    """Packed weights of one direction of a layer, and where its activations lie (byte offsets)."""
+    """Packed weights of one direction of a layer, as addresses, and its sizes."""
 
-    high: np.ndarray  # uint8, all elements
-    low: np.ndarray  # uint8, all elements
-    low_terms: np.ndarray  # int32 [H, 8]: 7 * sum u1 of the x and h rows (nibbles)
-    projection: np.ndarray  # uint8, four rows a block
+    high: int  # uint8, all elements
+    low: int  # uint8, all elements
+    low_terms: int  # int32 [H, 8]: 7 * sum u1 of the x and h rows (nibbles)
+    projection: int  # uint8, four rows a block
     hidden: int
     output: int
     inputs: int
@@ -41,7 +41,8 @@ class Rows(NamedTuple):
     h_blocks: int
     x_pairs: int  # of 64 columns
     h_pairs: int
-    nibbles: bool
+    nibbles: int  # 1: low rows are nibbles, 0: bytes
+    projected: int
     overflow: int  # 0: no sum can leave the accumulator; 1: wrap; 2: clamp
     accumulator_bits: int
     shift: int

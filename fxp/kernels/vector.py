@@ -1,7 +1,7 @@
 """256-bit vectors inside compiled kernels: `words` (integers of 8, 16 or 32 bits) and `reals` (8 x binary32), `doubles` (4 x binary64).
 
-Memory is reached by address (an int64), so that no reference is counted in a loop: whoever passes an address keeps the array
-alive. Operations on reals and doubles are single IEEE operations without fast-math flags; nothing is contracted. Only `maddubs`
+Memory is reached by address (an int64): Numba counts references of arrays around every inlined call, which spills all vectors.
+Whoever passes an address keeps the array alive. Operations on reals and doubles are single IEEE operations without fast-math flags; nothing is contracted. Only `maddubs`
 and `maddwd` are AVX2 instructions, everything else is plain LLVM.
 """
 
@@ -117,16 +117,6 @@ def _instruction(name: str, result: ir.Type, *arguments: ir.Type) -> Callable[..
 # Memory
 
 
-@intrinsic
-def address(typing_context, array):  # type: ignore[no-untyped-def]
-    """Address of an array's first item, as int64."""
-
-    def code(context, builder, sig, values):  # type: ignore[no-untyped-def]
-        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, values[0]).data, LONG)
-
-    return types.int64(array), code
-
-
 def _load(kind: ir.Type) -> Callable[..., Any]:
     return lambda builder, place: builder.load(_pointer(builder, place, kind), align=1)
 
@@ -159,6 +149,30 @@ store_bytes = _operation(
 store_shorts = _operation(
     lambda b, place, v: _store(b, place, b.trunc(v, ir.VectorType(SHORT, 8))), types.void, types.int64, words
 )
+
+
+def _load_byte(builder: Any, place: Any) -> Any:
+    return builder.zext(builder.load(_pointer(builder, place, BYTE)), LONG)
+
+
+def _load_word(builder: Any, place: Any) -> Any:
+    return builder.sext(builder.load(_pointer(builder, place, WORD)), LONG)
+
+
+load_byte = _operation(_load_byte, types.int64, types.int64)
+load_word = _operation(_load_word, types.int64, types.int64)
+store_word = _operation(lambda b, place, v: _store(b, place, b.trunc(v, WORD)), types.void, types.int64, types.int64)
+
+
+def _copy(builder: Any, target: Any, source: Any, size: Any) -> None:
+    ends = [_pointer(builder, place, BYTE) for place in (target, source)]
+    kind = ir.FunctionType(ir.VoidType(), [ends[0].type, ends[1].type, LONG, ir.IntType(1)])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.memcpy.p0.p0.i64")
+    builder.call(function, [*ends, size, ir.Constant(ir.IntType(1), 0)])
+
+
+copy = _operation(_copy, types.void, types.int64, types.int64, types.int64)
+"""`size` bytes from `source` to `target`."""
 
 
 def _prefetch(builder: Any, place: Any) -> None:

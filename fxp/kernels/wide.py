@@ -6,15 +6,29 @@ e <= 52; for larger e the value is below 2^-5 in magnitude and the floor 0 eithe
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fxp.kernels import unit, vector
 from fxp.kernels.build import inlined
-from fxp.kernels.vector import add32, address, load_doubles, load_reals, mul32, shift_left, shift_right, spread, spread_real
+from fxp.kernels.vector import add32, load_doubles, load_reals, mul32, shift_left, shift_right, spread, spread_real
 
 LEAST32, MOST32 = np.float64(-2147483648.0), np.float64(2147483647.0)
 LEAST16, MOST16 = np.float64(-32768.0), np.float64(32767.0)
 HALF = np.float64(0.5)
+
+
+class Constants(NamedTuple):
+    """Constants of the multifunction unit, as addresses of arrays whose last axis is filled up to whole vectors."""
+
+    x_scale: int  # float32 [2, 4, H] high and low; `fixed`: float64 [4, H], m / 2^e of high precision
+    h_scale: int
+    bias: int  # float32 or int32 [2, 4, H]
+    projection: int  # float32 or float64 [R]
+    table: int  # int16 [1025], `fixed` only
+    first: float  # step of the first quantisation of h (`fixed`: its multiplier), and of the one after a projection
+    second: float
 
 
 @inlined
@@ -60,18 +74,22 @@ def to_index(value, scale, top):
 
 
 @inlined
-def preactivation(constants, low, place, size, x, h):
-    """z of eight elements; place: offset of their constants, size: bytes of the constants of one precision."""
-    kx = vector.choose(low, load_reals(address(constants.x_scale) + place + size), load_reals(address(constants.x_scale) + place))
-    kh = vector.choose(low, load_reals(address(constants.h_scale) + place + size), load_reals(address(constants.h_scale) + place))
-    bias = vector.choose(low, load_reals(address(constants.bias) + place + size), load_reals(address(constants.bias) + place))
-    return (vector.to_reals(x) * kx + vector.to_reals(h) * kh) + bias
+def either_constant(low, place, size):
+    """Constants of eight elements, each of its precision; size: bytes of those of one precision."""
+    return vector.choose(low, load_reals(place + size), load_reals(place))
 
 
 @inlined
-def columns(group, g, k):
-    """The eight sums of eight elements, sum by sum."""
-    s = address(group.sums) + 32 * (g * group.sums.shape[1] + k)
+def preactivation(constants, low, place, size, x, h):
+    """z of eight elements; place: offset of their constants."""
+    kx = either_constant(low, constants.x_scale + place, size)
+    kh = either_constant(low, constants.h_scale + place, size)
+    return (vector.to_reals(x) * kx + vector.to_reals(h) * kh) + either_constant(low, constants.bias + place, size)
+
+
+@inlined
+def columns(s):
+    """The eight sums of eight elements from address s, sum by sum."""
     return vector.transposed(
         vector.load(s), vector.load(s + 32), vector.load(s + 64), vector.load(s + 96),
         vector.load(s + 128), vector.load(s + 160), vector.load(s + 192), vector.load(s + 224),
@@ -79,14 +97,14 @@ def columns(group, g, k):
 
 
 @inlined
-def unit_float(constants, hidden, group, g, m, top):
-    """Cell state, and output indices (before a projection) at address m, of all elements of a sequence."""
-    row = 4 * group.c.shape[1]
-    first = constants.output[0]
-    c = address(group.c) + g * row
-    flags = address(group.low) + g * group.low.shape[1]
+def unit_float(constants, hidden, size, sums, flags, c, m, top):
+    """Cell state, and output indices (before a projection), of all elements of a sequence.
+
+    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], c float32 [H], m int8 [H] (written).
+    """
+    row = 4 * size
     for k in range(0, hidden, 8):
-        s = columns(group, g, k)
+        s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
         zi = preactivation(constants, low, 4 * k, 4 * row, s[0], s[4])
         zf = preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5])
@@ -95,15 +113,15 @@ def unit_float(constants, hidden, group, g, m, top):
         state = sigmoid(zf) * load_reals(c + 4 * k) + sigmoid(zi) * tanh(zg)
         vector.store_reals(c + 4 * k, state)
         output = sigmoid(zo) * tanh(state)
-        vector.store_bytes(m + k, to_index(output, spread_real(first), top))
+        vector.store_bytes(m + k, to_index(output, spread_real(constants.first), top))
 
 
 @inlined
 def output_float(constants, size, sums, h, top):
     """Output indices of a projection."""
     for p in range(0, size, 8):
-        y = vector.to_reals(vector.load(sums + 4 * p)) * load_reals(address(constants.projection) + 4 * p)
-        vector.store_bytes(h + p, to_index(y, spread_real(constants.output[1]), top))
+        y = vector.to_reals(vector.load(sums + 4 * p)) * load_reals(constants.projection + 4 * p)
+        vector.store_bytes(h + p, to_index(y, spread_real(constants.second), top))
 
 
 @inlined
@@ -125,8 +143,8 @@ def scaled(v):
 def preactivation_fixed(constants, low, factors, k, gate, size, x, h):
     """z of eight elements, as words."""
     place = 8 * (gate * size + k)
-    kx, kh = address(constants.x_scale) + place, address(constants.h_scale) + place
-    high_bias = address(constants.bias) + 4 * (gate * size + k)
+    kx, kh = constants.x_scale + place, constants.h_scale + place
+    high_bias = constants.bias + 4 * (gate * size + k)
     bias = vector.choose_words(low, vector.load(high_bias + 16 * size), vector.load(high_bias))
     first, last = factors
     a = scaled(vector.first_doubles(x) * (load_doubles(kx) * first))
@@ -174,19 +192,16 @@ def to_index_fixed(v, first, last, top):
 
 
 @inlined
-def unit_fixed(constants, hidden, shift, group, g, m, top):
-    """`unit_float` in the `fixed` profile."""
-    size = group.c.shape[1]
-    table = address(constants.table)
-    scale = vector.spread_double(constants.output[0])
+def unit_fixed(constants, hidden, size, shift, sums, flags, c, m, top):
+    """`unit_float` in the `fixed` profile; c int16 [H]."""
+    table = constants.table
+    scale = vector.spread_double(constants.first)
     raised = np.int32((1 << (2 * shift)) - 1)
-    c = address(group.c) + 2 * g * size
-    flags = address(group.low) + g * group.low.shape[1]
     for k in range(0, hidden, 8):
-        s = columns(group, g, k)
+        s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
         # 2^(2 shift) in low lanes, 1 in the others.
-        factor = add32(both_lanes(low, raised), spread(np.int32(1)))
+        factor = add32(vector.both(low, spread(raised)), spread(np.int32(1)))
         factors = vector.first_doubles(factor), vector.last_doubles(factor)
         zi = preactivation_fixed(constants, low, factors, k, 0, size, s[0], s[4])
         zf = preactivation_fixed(constants, low, factors, k, 1, size, s[1], s[5])
@@ -202,14 +217,9 @@ def unit_fixed(constants, hidden, shift, group, g, m, top):
 
 
 @inlined
-def both_lanes(low, value):
-    return vector.both(low, spread(value))
-
-
-@inlined
 def output_fixed(constants, size, sums, h, top):
     """Output indices of a projection."""
     for p in range(0, size, 8):
-        place = address(constants.projection) + 8 * p
+        place = constants.projection + 8 * p
         v = vector.load(sums + 4 * p)
         vector.store_bytes(h + p, to_index_fixed(v, load_doubles(place), load_doubles(place + 32), top))
