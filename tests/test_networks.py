@@ -1,25 +1,24 @@
-"""The scripts that train the bundled networks: their texts are as stated, their parts are disjoint."""
+"""The bundled networks and the scripts that train them: parts are disjoint, files are what the scripts write."""
 
-import importlib.util
+import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "bench" / "networks"
+import accel
+import fxp
+import traces
+from bench.networks import kjv
+from fxp import networks
+from fxp.quantise import requantise
 
-
-def script(name):
-    # `bench` is not installed, so that the tests find it by its place in the repository.
-    spec = importlib.util.spec_from_file_location(f"bench_networks_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-kjv = script("kjv")
+DIGESTS = {
+    "model.h5": "59ee49bc6a6f1ec4af32c43777825ad9ac976142c633654b94994f8e1b609135",
+    "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
+    "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
+    "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +112,79 @@ def test_checkpoint_keeps_weights_and_scores(tmp_path, text):
     chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -np.log2(chance[np.arange(200), pieces[0][1:]]).mean()
     assert abs(bits[0] - expected) < 1e-5
+
+
+def test_names_and_places():
+    assert networks.names() == ["kjv"]
+    assert networks.path("kjv") == networks.path("kjv", "model.h5") and networks.path("kjv").is_file()
+    with pytest.raises(traces.InputError, match=r"'kvj'.*kjv"):
+        networks.path("kvj")
+    for file in ("none.h5", "", ".", "../__init__.py"):
+        with pytest.raises(traces.InputError, match=r"calibration\.h5, data\.h5, long\.h5, model\.h5"):
+            networks.path("kjv", file)
+
+
+def test_finding_a_network_imports_neither_numba_nor_torch():
+    code = (
+        "import sys; from fxp import networks; networks.path('kjv'); "
+        "print(sorted({'numba', 'torch'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_bundled_files_are_small_and_carry_their_licence():
+    folder = networks.path("kjv").parent
+    assert {path.name for path in folder.iterdir()} == {*DIGESTS, "LICENCE.md"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+    # The legend has to go wherever the packaged text goes.
+    licence = " ".join((folder / "LICENCE.md").read_text(encoding="utf-8").replace(">", " ").split())
+    assert "This file is provided for unrestricted use provided that this legend is included" in licence
+    for file in DIGESTS:
+        about = traces.open(networks.path("kjv", file))
+        assert about.metric == "bits_per_character" and about.name and about.origin
+        assert "LICENCE.md" in about.licence
+
+
+@pytest.mark.parametrize("file", DIGESTS)
+def test_bundled_content_is_the_recorded_one(file):
+    # Quoted results are of these weights and sequences: whoever changes them has to measure again.
+    assert traces.open(networks.path("kjv", file)).digest() == DIGESTS[file]
+
+
+def test_bundled_data_is_what_the_script_cuts(text):
+    parts = kjv.split(kjv.encode(text, kjv.vocabulary(text)))
+    short, long = kjv.held_out_sequences(parts)
+    written = {"data.h5": short, "long.h5": long, "calibration.h5": kjv.calibration_sequences(parts)}
+    for file, pieces in written.items():
+        data = traces.Data.read(networks.path("kjv", file))
+        assert data.scope == "step" and data.tokens and len(data) == len(pieces)
+        for number, piece in enumerate(pieces):
+            assert np.array_equal(data.sequence(number), piece[:-1])
+            assert np.array_equal(data.sequence_labels(number), piece[1:])
+
+
+def test_bundled_model_is_its_float_weights_quantised():
+    network = fxp.load(networks.path("kjv"))
+    calibration = traces.Data.read(networks.path("kjv", "calibration.h5"))
+    assert requantise(network.model, calibration, network.formats).digest() == DIGESTS["model.h5"]
+
+
+def test_eight_bits_keep_the_bundled_networks_quality():
+    network = fxp.load(networks.path("kjv"))
+    data = traces.Data.read(networks.path("kjv", "data.h5"))
+    # Every 16th sequence, so that all five held-out blocks take part.
+    chosen = range(0, len(data), 16)
+    sample = traces.Data.of(
+        [data.sequence(number) for number in chosen],
+        [data.sequence_labels(number) for number in chosen],
+        metric=data.metric,
+    )
+    table = fxp.evaluate(network, sample, controllers=["float", accel.Static(8), accel.Static(4)])
+    floating, high, low = (row.metric for row in table)
+    assert table.metric == "bits_per_character" and table.steps == 16 * 200
+    # An untrained network needs log2(73) = 6.2 bits; below 2.1 it has learnt words, not letter counts alone.
+    assert high < 2.1
+    # 0.01 bits is far less than 4 bits cost, so that a fault in the high-precision path would show.
+    assert abs(high - floating) < 0.01 < 0.05 < low - high
+    assert table[1].overflows == 0 and table[1].low_share == 0.0
