@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -226,8 +227,11 @@ def from_state_dict(
     if calibration is None:
         raise InputError("calibration data is needed: it sets the range of the inputs")
     if table is not None:
-        if table.ndim != 2:
-            raise InputError(f"embedding has shape {list(table.shape)}, expected [tokens, features]")
+        features = layers[0].wx.shape[2]
+        if table.ndim != 2 or table.shape[1] != features:
+            raise InputError(f"embedding has shape {list(table.shape)}, expected [tokens, {features}]")
+        if not np.isfinite(table).all():
+            raise InputError("embedding contains NaN or infinite values")
         calibration = [embed(table, tokens, calibration_name) for tokens in _tokens(calibration, calibration_name)]
     else:
         calibration = as_sequences(calibration, calibration_name)
@@ -256,7 +260,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     torch = _torch()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch remarks about a foreign pickle is said better by the error that follows.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
