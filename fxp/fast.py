@@ -75,6 +75,7 @@ class Workspace:
             aligned((64 * rows.x_pairs,), np.int8),
             aligned((count, reach), np.uint8),
             aligned((count, size, 8), np.int32),
+            aligned((4, size), np.int32),
             np.zeros(max(size, count) + 8, np.int32),
             aligned((_up(rows.hidden, 64),), np.int8),
             aligned((2 * _up(rows.hidden, 64),), np.uint8),

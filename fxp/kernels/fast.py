@@ -41,6 +41,7 @@ class Group(NamedTuple):
     source: int  # int8 [64 * pairs]: one step's x, filled up
     activations: int  # uint8 [G, reach]
     sums: int  # int32 [G, H, 8]
+    z: int  # 4 bytes [4, H]
     order: int  # int32 [max(H, G) + 8]
     m: int  # int8 [64 * pairs]
     m_activations: int  # uint8 [bytes]
@@ -92,23 +93,38 @@ def accumulate_one(shape, group, g, overflows):
     first = partition(group.low + g * group.size, 1, hidden, order)
     v = group.activations + g * group.reach + 64
     out = group.sums + 32 * g * group.size
-    stride = 128 * (shape.x_blocks + shape.h_blocks)
-    for n in range(first):
-        k = vector.load_word(order + 4 * n)
-        total = rows.high_element(shape.high + k * stride, v, shape)
-        vector.store(out + 32 * k, rows.settled(total, shape, overflows))
+    byte_elements(shape, order, 0, first, shape.high, v, out, overflows)
     v += rows.low_start(shape)
     if shape.nibbles:
-        stride = 128 * (shape.x_pairs + shape.h_pairs)
-        for n in range(first, hidden):
-            k = vector.load_word(order + 4 * n)
-            total = rows.low_element(shape.low + k * stride, v, shape.low_terms + 32 * k, shape)
-            vector.store(out + 32 * k, rows.settled(total, shape, overflows))
+        nibble_elements(shape, order, first, hidden, v, out, overflows)
     else:
-        for n in range(first, hidden):
-            k = vector.load_word(order + 4 * n)
-            total = rows.high_element(shape.low + k * stride, v, shape)
-            vector.store(out + 32 * k, rows.settled(total, shape, overflows))
+        byte_elements(shape, order, first, hidden, shape.low, v, out, overflows)
+
+
+@inlined
+def byte_elements(shape, order, start, stop, base, v, out, overflows):
+    """One sequence's elements in `order` from `start` to `stop`, from rows of bytes at address base."""
+    stride = 128 * (shape.x_blocks + shape.h_blocks)
+    w = base + vector.load_word(order + 4 * start) * stride
+    for n in range(start, stop):
+        k = vector.load_word(order + 4 * n)
+        following = base + vector.load_word(order + 4 * min(n + 1, stop - 1)) * stride
+        total = rows.high_element(w, v, following - w, shape)
+        vector.store(out + 32 * k, rows.settled(total, shape, overflows))
+        w = following
+
+
+@inlined
+def nibble_elements(shape, order, start, stop, v, out, overflows):
+    """The same from rows of nibbles."""
+    stride = 128 * (shape.x_pairs + shape.h_pairs)
+    w = shape.low + vector.load_word(order + 4 * start) * stride
+    for n in range(start, stop):
+        k = vector.load_word(order + 4 * n)
+        following = shape.low + vector.load_word(order + 4 * min(n + 1, stop - 1)) * stride
+        total = rows.low_element(w, v, following - w, shape.low_terms + 32 * k, shape)
+        vector.store(out + 32 * k, rows.settled(total, shape, overflows))
+        w = following
 
 
 @inlined
@@ -127,7 +143,7 @@ def byte_element(shape, group, w, v, place, overflows, start, stop):
         settle(two, shape, group, place, overflows, b)
     if (stop - start) & 1:
         a = vector.load_word(order + 4 * stop - 4)
-        settle(rows.high_element(w, v + a * reach, shape), shape, group, place, overflows, a)
+        settle(rows.high_element(w, v + a * reach, 0, shape), shape, group, place, overflows, a)
 
 
 @inlined
@@ -141,7 +157,7 @@ def nibble_element(shape, group, w, v, terms, place, overflows, start, stop):
         settle(two, shape, group, place, overflows, b)
     if (stop - start) & 1:
         a = vector.load_word(order + 4 * stop - 4)
-        settle(rows.low_element(w, v + a * reach, terms, shape), shape, group, place, overflows, a)
+        settle(rows.low_element(w, v + a * reach, 0, terms, shape), shape, group, place, overflows, a)
 
 
 @inlined
@@ -174,7 +190,7 @@ def project(shape, group, overflows):
     w = shape.projection
     nothing = vector.zero()
     for p in range(0, shape.output, 4):
-        a, b, c, d = rows.byte_rows(w, v, blocks)
+        a, b, c, d = rows.byte_rows(w, v, blocks, 128 * blocks)
         total = vector.add32(vector.sums(a, b, c, d, nothing, nothing, nothing, nothing), correction)
         # Four of the eight lanes are results; the rest is overwritten or lies in the padding.
         vector.store(group.m_sums + 4 * p, rows.settled(total, shape, overflows))
@@ -251,7 +267,7 @@ def run_float(backward, shape, constants, top, controls, group, record):
         for g in range(active):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h
-            wide.unit_float(constants, shape.hidden, group.size, group.sums + 32 * g * group.size, low, c, m, limit)
+            wide.unit_float(constants, shape.hidden, group.size, group.sums + 32 * g * group.size, low, group.z, c, m, limit)
             if shape.projected:
                 project(shape, group, record.counts + 16 * g + 8)
                 wide.output_float(constants, shape.output, group.m_sums, h, limit)
@@ -281,7 +297,7 @@ def run_fixed(backward, shape, constants, top, controls, group, record):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h
             sums = group.sums + 32 * g * group.size
-            wide.unit_fixed(constants, shape.hidden, group.size, shape.shift, sums, low, c, m, limit)
+            wide.unit_fixed(constants, shape.hidden, group.size, shape.shift, sums, low, group.z, c, m, limit)
             if shape.projected:
                 project(shape, group, record.counts + 16 * g + 8)
                 wide.output_fixed(constants, shape.output, group.m_sums, h, limit)

@@ -13,6 +13,9 @@ the four gate rows, 32 bytes a row (`fxp.packed`). Activations are prepared once
   AND. A pair of bytes stays within 2 * 3840 < 2^13, so four blocks are summed in 16 bits. The sum over a row is
   16 (sum w v + 8 sum v) + 7 sum u1: the last term is a constant of the row, the middle one the same for all rows.
 
+Rows are fetched into the nearest cache one element ahead (`ahead`: bytes to the next one's rows): which element is next, the
+hardware cannot know.
+
 What is the same for all rows is stored before the activations of a precision, for the x and the h part.
 """
 
@@ -24,7 +27,7 @@ import numpy as np
 
 from fxp.kernels import vector
 from fxp.kernels.build import inlined
-from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd
+from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd, prefetch
 
 
 class Rows(NamedTuple):
@@ -50,11 +53,13 @@ class Rows(NamedTuple):
 
 
 @inlined
-def byte_rows(w, v, blocks):
+def byte_rows(w, v, blocks, ahead):
     """Sums (as vectors) over four rows of bytes."""
     one = vector.ones16()
     a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
     for _ in range(blocks):
+        prefetch(w + ahead)
+        prefetch(w + ahead + 64)
         signs, sizes = load(v), load(v + 32)
         a = add32(a, maddwd(maddubs(sizes, flip(load(w), signs)), one))
         b = add32(b, maddwd(maddubs(sizes, flip(load(w + 32), signs)), one))
@@ -71,32 +76,25 @@ def nibble_block(total, t, second, crossed):
 
 
 @inlined
-def nibble_blocks(w, v, count):
-    """16-bit sums over four rows of up to four blocks."""
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for n in range(count):
-        second, crossed = load(v + 64 * n), load(v + 64 * n + 32)
-        a = nibble_block(a, load(w + 128 * n), second, crossed)
-        b = nibble_block(b, load(w + 128 * n + 32), second, crossed)
-        c = nibble_block(c, load(w + 128 * n + 64), second, crossed)
-        d = nibble_block(d, load(w + 128 * n + 96), second, crossed)
-    return a, b, c, d
-
-
-@inlined
-def nibble_rows(w, v, blocks):
+def nibble_rows(w, v, blocks, ahead):
     """Sums (as vectors) over four rows of nibbles."""
     one = vector.ones16()
-    a, b, c, d = nibble_blocks(w, v, blocks & 3)
-    a, b, c, d = maddwd(a, one), maddwd(b, one), maddwd(c, one), maddwd(d, one)
-    w += 128 * (blocks & 3)
-    v += 64 * (blocks & 3)
-    for _ in range(blocks >> 2):
-        p, q, r, s = nibble_blocks(w, v, 4)
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    while blocks > 0:
+        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            prefetch(w + ahead)
+            prefetch(w + ahead + 64)
+            second, crossed = load(v), load(v + 32)
+            p = nibble_block(p, load(w), second, crossed)
+            q = nibble_block(q, load(w + 32), second, crossed)
+            r = nibble_block(r, load(w + 64), second, crossed)
+            s = nibble_block(s, load(w + 96), second, crossed)
+            w += 128
+            v += 64
         a, b = add32(a, maddwd(p, one)), add32(b, maddwd(q, one))
         c, d = add32(c, maddwd(r, one)), add32(d, maddwd(s, one))
-        w += 512
-        v += 256
+        blocks -= 4
     return a, b, c, d
 
 
@@ -117,18 +115,18 @@ def settled(total, rows, overflows):
 
 
 @inlined
-def high_element(w, v, rows):
+def high_element(w, v, ahead, rows):
     """The eight sums of an element (x part of the four gates, then h part) from bytes; v: address of activations."""
-    a, b, c, d = byte_rows(w, v, rows.x_blocks)
-    e, f, g, h = byte_rows(w + 128 * rows.x_blocks, v + 128 * rows.x_pairs, rows.h_blocks)
+    a, b, c, d = byte_rows(w, v, rows.x_blocks, ahead)
+    e, f, g, h = byte_rows(w + 128 * rows.x_blocks, v + 128 * rows.x_pairs, rows.h_blocks, ahead)
     return add32(vector.sums(a, b, c, d, e, f, g, h), load(v - 32))
 
 
 @inlined
-def low_element(w, v, terms, rows):
+def low_element(w, v, ahead, terms, rows):
     """The same from nibbles; terms: address of 7 * sum u1."""
-    a, b, c, d = nibble_rows(w, v, rows.x_pairs)
-    e, f, g, h = nibble_rows(w + 128 * rows.x_pairs, v + 64 * rows.x_pairs, rows.h_pairs)
+    a, b, c, d = nibble_rows(w, v, rows.x_pairs, ahead)
+    e, f, g, h = nibble_rows(w + 128 * rows.x_pairs, v + 64 * rows.x_pairs, rows.h_pairs, ahead)
     total = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), load(terms))
     return vector.sub32(vector.shift_right(total, vector.spread(np.int32(4))), load(v - 32))
 

@@ -97,23 +97,33 @@ def columns(s):
 
 
 @inlined
-def unit_float(constants, hidden, size, sums, flags, c, m, top):
+def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
     """Cell state, and output indices (before a projection), of all elements of a sequence.
 
-    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], c float32 [H], m int8 [H] (written).
+    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], c float32 [H], m int8 [H] (written), z: workspace of
+    four words an element. In passes, so that the processor overlaps the long chains of several vectors.
     """
     row = 4 * size
     for k in range(0, hidden, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
-        zi = preactivation(constants, low, 4 * k, 4 * row, s[0], s[4])
-        zf = preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5])
-        zg = preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6])
-        zo = preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7])
-        state = sigmoid(zf) * load_reals(c + 4 * k) + sigmoid(zi) * tanh(zg)
-        vector.store_reals(c + 4 * k, state)
-        output = sigmoid(zo) * tanh(state)
-        vector.store_bytes(m + k, to_index(output, spread_real(constants.first), top))
+        place = z + 4 * k
+        vector.store_reals(place, preactivation(constants, low, 4 * k, 4 * row, s[0], s[4]))
+        vector.store_reals(place + row, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
+        vector.store_reals(place + 2 * row, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
+        vector.store_reals(place + 3 * row, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+    for n in range(0, 2 * row, 32):
+        vector.store_reals(z + n, sigmoid(load_reals(z + n)))
+    for n in range(2 * row, 3 * row, 32):
+        vector.store_reals(z + n, tanh(load_reals(z + n)))
+    for n in range(3 * row, 4 * row, 32):
+        vector.store_reals(z + n, sigmoid(load_reals(z + n)))
+    for n in range(0, row, 32):
+        i, f, g = load_reals(z + n), load_reals(z + n + row), load_reals(z + n + 2 * row)
+        state = f * load_reals(c + n) + i * g
+        vector.store_reals(c + n, state)
+        output = load_reals(z + n + 3 * row) * tanh(state)
+        vector.store_bytes(m + (n >> 2), to_index(output, spread_real(constants.first), top))
 
 
 @inlined
@@ -192,28 +202,31 @@ def to_index_fixed(v, first, last, top):
 
 
 @inlined
-def unit_fixed(constants, hidden, size, shift, sums, flags, c, m, top):
+def unit_fixed(constants, hidden, size, shift, sums, flags, z, c, m, top):
     """`unit_float` in the `fixed` profile; c int16 [H]."""
-    table = constants.table
+    table, row = constants.table, 4 * size
     scale = vector.spread_double(constants.first)
     raised = np.int32((1 << (2 * shift)) - 1)
     for k in range(0, hidden, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
+        place = z + 4 * k
         # 2^(2 shift) in low lanes, 1 in the others.
         factor = add32(vector.both(low, spread(raised)), spread(np.int32(1)))
         factors = vector.first_doubles(factor), vector.last_doubles(factor)
-        zi = preactivation_fixed(constants, low, factors, k, 0, size, s[0], s[4])
-        zf = preactivation_fixed(constants, low, factors, k, 1, size, s[1], s[5])
-        zg = preactivation_fixed(constants, low, factors, k, 2, size, s[2], s[6])
-        zo = preactivation_fixed(constants, low, factors, k, 3, size, s[3], s[7])
-        new = half_up(mul32(sigmoid_fixed(table, zi), tanh_fixed(table, zg)), np.int32(4))
-        kept = mul32(sigmoid_fixed(table, zf), vector.load_shorts(c + 2 * k))
-        state = half_up(add32(kept, new), np.int32(15))
+        vector.store(place, preactivation_fixed(constants, low, factors, k, 0, size, s[0], s[4]))
+        vector.store(place + row, preactivation_fixed(constants, low, factors, k, 1, size, s[1], s[5]))
+        vector.store(place + 2 * row, preactivation_fixed(constants, low, factors, k, 2, size, s[2], s[6]))
+        vector.store(place + 3 * row, preactivation_fixed(constants, low, factors, k, 3, size, s[3], s[7]))
+    for n in range(0, row, 32):
+        i, f = sigmoid_fixed(table, vector.load(z + n)), sigmoid_fixed(table, vector.load(z + n + row))
+        g, o = tanh_fixed(table, vector.load(z + n + 2 * row)), sigmoid_fixed(table, vector.load(z + n + 3 * row))
+        new = half_up(mul32(i, g), np.int32(4))
+        state = half_up(add32(mul32(f, vector.load_shorts(c + (n >> 1))), new), np.int32(15))
         state = vector.least32(vector.most32(state, spread(np.int32(-32768))), spread(np.int32(32767)))
-        vector.store_shorts(c + 2 * k, state)
-        output = half_up(mul32(sigmoid_fixed(table, zo), tanh_fixed(table, state)), np.int32(15))
-        vector.store_bytes(m + k, to_index_fixed(output, scale, scale, top))
+        vector.store_shorts(c + (n >> 1), state)
+        output = half_up(mul32(o, tanh_fixed(table, state)), np.int32(15))
+        vector.store_bytes(m + (n >> 2), to_index_fixed(output, scale, scale, top))
 
 
 @inlined
