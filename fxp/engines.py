@@ -216,7 +216,10 @@ def check(name: str) -> None:
 
 
 def make(name: str, network: Network) -> Engine:
-    """The engine of a name, for one network; `fast` is `portable` where the machine has no AVX2 or FXP_PORTABLE=1 is set."""
+    """The engine of a name, for one network.
+
+    `fast` is `portable` where the machine has no AVX2 or FXP_PORTABLE=1 is set.
+    """
     check(name)
     if name == "reference":
         return ReferenceEngine(network)

@@ -35,7 +35,10 @@ def _byte_blocks(rows: np.ndarray) -> np.ndarray:
 
 
 def _nibble_blocks(rows: np.ndarray) -> np.ndarray:
-    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 64), 4, 32]; columns beyond K are 0 in both halves."""
+    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 64), 4, 32].
+
+    Columns beyond K are 0 in both halves.
+    """
     count, gates, size = rows.shape
     padded = np.zeros((count, gates, 64 * _ceil(size, 64)), np.uint8)
     padded[..., :size] = rows + np.int8(8)
@@ -79,7 +82,9 @@ def _padded(array: np.ndarray, kind: Any) -> np.ndarray:
 
 
 class FastDirection:
-    """Arguments of `fxp.kernels.fast` for one direction of a layer. The kernels get addresses: keep this object while they run.
+    """Arguments of `fxp.kernels.fast` for one direction of a layer.
+
+    The kernels get addresses: keep this object while they run.
 
     Attributes
     ----------
@@ -129,5 +134,8 @@ def _constants(unit: Any, formats: Formats) -> tuple[tuple[np.ndarray, ...], tup
 
 
 def _reals(pairs: np.ndarray) -> np.ndarray:
-    """m / 2^e of pairs [..., 2] as binary64, exact: m has 15 bits and the exponents of a valid model are far from its limits."""
+    """m / 2^e of pairs [..., 2] as binary64.
+
+    Exact: m has 15 bits and the exponents of a valid model are far from its limits.
+    """
     return np.ldexp(pairs[..., 0].astype(np.float64), -pairs[..., 1])
