@@ -193,52 +193,41 @@ def byte_rows_of_two(w, v, u, blocks):
 
 
 @inlined
-def nibble_blocks_of_two(w, v, u, count):
-    low_halves = vector.nibbles()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for n in range(count):
-        second, crossed = load(v + 64 * n), load(v + 64 * n + 32)
-        other, their = load(u + 64 * n), load(u + 64 * n + 32)
-        t = load(w + 128 * n)
-        first = both(t, low_halves)
-        a = add16(a, add16(maddubs(t, second), maddubs(first, crossed)))
-        e = add16(e, add16(maddubs(t, other), maddubs(first, their)))
-        t = load(w + 128 * n + 32)
-        first = both(t, low_halves)
-        b = add16(b, add16(maddubs(t, second), maddubs(first, crossed)))
-        f = add16(f, add16(maddubs(t, other), maddubs(first, their)))
-        t = load(w + 128 * n + 64)
-        first = both(t, low_halves)
-        c = add16(c, add16(maddubs(t, second), maddubs(first, crossed)))
-        g = add16(g, add16(maddubs(t, other), maddubs(first, their)))
-        t = load(w + 128 * n + 96)
-        first = both(t, low_halves)
-        d = add16(d, add16(maddubs(t, second), maddubs(first, crossed)))
-        h = add16(h, add16(maddubs(t, other), maddubs(first, their)))
-    return a, b, c, d, e, f, g, h
-
-
-@inlined
 def nibble_rows_of_two(w, v, u, blocks):
     """Sums over four rows of nibbles for two sequences, each row fetched once."""
-    one = vector.ones16()
-    rest = blocks & 3
-    a, b, c, d, e, f, g, h = nibble_blocks_of_two(w, v, u, rest)
-    a, b, c, d = maddwd(a, one), maddwd(b, one), maddwd(c, one), maddwd(d, one)
-    e, f, g, h = maddwd(e, one), maddwd(f, one), maddwd(g, one), maddwd(h, one)
-    w += 128 * rest
-    v += 64 * rest
-    u += 64 * rest
-    for _ in range(blocks >> 2):
-        i, j, k, q, m, n, o, p = nibble_blocks_of_two(w, v, u, 4)
+    one, low_halves = vector.ones16(), vector.nibbles()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    while blocks > 0:
+        i, j, k, q = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        m, n, o, p = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            second, crossed = load(v), load(v + 32)
+            other, their = load(u), load(u + 32)
+            t = load(w)
+            first = both(t, low_halves)
+            i = add16(i, add16(maddubs(t, second), maddubs(first, crossed)))
+            m = add16(m, add16(maddubs(t, other), maddubs(first, their)))
+            t = load(w + 32)
+            first = both(t, low_halves)
+            j = add16(j, add16(maddubs(t, second), maddubs(first, crossed)))
+            n = add16(n, add16(maddubs(t, other), maddubs(first, their)))
+            t = load(w + 64)
+            first = both(t, low_halves)
+            k = add16(k, add16(maddubs(t, second), maddubs(first, crossed)))
+            o = add16(o, add16(maddubs(t, other), maddubs(first, their)))
+            t = load(w + 96)
+            first = both(t, low_halves)
+            q = add16(q, add16(maddubs(t, second), maddubs(first, crossed)))
+            p = add16(p, add16(maddubs(t, other), maddubs(first, their)))
+            w += 128
+            v += 64
+            u += 64
         a, b = add32(a, maddwd(i, one)), add32(b, maddwd(j, one))
         c, d = add32(c, maddwd(k, one)), add32(d, maddwd(q, one))
         e, f = add32(e, maddwd(m, one)), add32(f, maddwd(n, one))
         g, h = add32(g, maddwd(o, one)), add32(h, maddwd(p, one))
-        w += 512
-        v += 256
-        u += 256
+        blocks -= 4
     return a, b, c, d, e, f, g, h
 
 
