@@ -321,6 +321,21 @@ def test_random_networks(case):
     engines_agree(case)
 
 
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("weights", ["uniform", "extreme"])
+@pytest.mark.parametrize("widths", [(8, 4), (8, 8), (7, 3), (6, 2)])
+def test_many_ragged_sequences_of_large_networks(profile, weights, widths):
+    # Too large for the reference; the compiled engines only, one of which runs sequences side by side.
+    lengths = tuple(1 + (5 * n) % 13 for n in range(37))
+    case = Case(
+        6, widths, profile, features=301, hidden=(130, 97), projection=70, directions=2, lengths=lengths,
+        weights=weights, inputs="ties", controller="peak", accumulator_bits=12,
+    )  # fmt: skip
+    run = emulate(case, "portable")
+    assert 0 < run.low_share < 1 and run.overflows > 0
+    same_runs(run, emulate(case, "fast"))
+
+
 # Accumulators from the stored indices
 
 
