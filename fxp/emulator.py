@@ -200,11 +200,14 @@ def _step(user: Any, c: np.ndarray, h: np.ndarray) -> Any:
 
 
 def _mask(mask: Any, site: Site) -> np.ndarray:
-    array = np.asarray(mask)
+    try:
+        array = np.asarray(mask)
+    except ValueError:
+        array = np.asarray(None)
     if array.shape != (site.hidden,) or array.dtype.kind not in "biu":
+        found = f"{array.dtype} {list(array.shape)}" if array.dtype.kind != "O" else repr(mask)
         raise InputError(
-            f"the controller returned {array.dtype} {list(array.shape)} in layer {site.layer}, expected a "
-            f"bool mask [{site.hidden}]"
+            f"the controller returned {found} in layer {site.layer}, expected a bool mask [{site.hidden}]"
         )
     return array != 0
 
