@@ -83,8 +83,8 @@ def _require(condition: bool | np.bool_, message: str) -> None:
 
 
 def _rounded(value: float, bits: int) -> int:
-    """value * 2^bits, exact, rounded to nearest, ties to even (int)."""
-    return round(Fraction(value) * 2**bits)
+    """The value in binary32 times 2^bits, exact, rounded to nearest, ties to even (int)."""
+    return round(Fraction(float(np.float32(value))) * 2**bits)
 
 
 def _is_integer(value: Any) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import accel
 import fxp
 import traces
+from accel import reference as accel_reference
 from accel.reference import twin
 
 ENGINES = ("portable", "fast")
@@ -508,3 +509,18 @@ def test_own_python_controller_gives_the_bits_of_the_built_in_one(engine, contro
     for sequence in range(3):
         same_layers(own, built_in, sequence, sequence)
         same(own.outputs[sequence], built_in.outputs[sequence], "outputs")
+
+
+@pytest.mark.parametrize("controller", [
+    accel.Delta(2.0**-12 + 2.0**-50, False), accel.Delta(0.5 + 2.0**-13 + 2.0**-40, True),
+    accel.Peak(0.5 + 2.0**-13 + 2.0**-40),
+])  # fmt: skip
+def test_parameters_become_binary32_before_they_become_integers(controller):
+    # Above a tie in binary64, on it in binary32: the even neighbour is 0, 2048 and 2048.
+    site = accel.Site(0, 100, 0, 0, 1, 8, 4, "fixed")
+    place = accel_reference.Place("fixed", 1, 100, 0, 0, 0, 8, 4)
+    if isinstance(controller, accel.Peak):
+        assert controller.encode(site).counts[3] == accel_reference.PeakTwin(controller, place).beta_fixed == 2048
+    else:
+        expected = 2048 if controller.relative else 0
+        assert controller.encode(site).counts[1] == expected

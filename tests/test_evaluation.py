@@ -234,7 +234,8 @@ def test_a_tokens_network_is_evaluated(make_network):
 def test_one_step_sequences_fit_either_scope(make_network):
     """A label a sequence and a label a step are the same then, and data in memory cannot tell which was meant."""
     data = traces.Data.of(sequences(lengths=(1, 1, 1)), [0, 1, 2])
-    step, last = (fxp.evaluate(make_network((6,), classes=3, scope=s), data, [accel.Static(4)]) for s in ("step", "last"))
+    networks = [make_network((6,), classes=3, scope=scope) for scope in ("step", "last")]
+    step, last = (fxp.evaluate(network, data, [accel.Static(4)]) for network in networks)
     assert step.to_dict() == last.to_dict()
 
 

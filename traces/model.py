@@ -140,6 +140,8 @@ class Model:
                 _finite(value, where + name)
             if name in (*_SCALARS, "input_scale"):
                 _refuse(~(np.asarray(value) > 0), value, where + name, "must be positive")
+                if name in ("h_scale", "m_scale"):
+                    _refuse(np.asarray(value) < 2.0**-40, value, where + name, "must be at least 2^-40")
             elif name.endswith("_scale"):
                 _refuse(value < 0, value, where + name, "must not be negative")
         top, low_top, shift = 2 ** (self.high - 1) - 1, 2 ** (self.low - 1) - 1, self.high - self.low
