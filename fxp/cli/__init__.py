@@ -16,6 +16,8 @@ USAGE_ERROR: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException" and issubclass(kind, Exception)
 )
 
+INTERRUPTED = 130  # exit code; Typer catches the interrupt itself and returns the code
+
 app = typer.Typer(
     name="fxp",
     help="How few bits does an LSTM need, when, and what does that buy in silicon?",
@@ -54,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="fxp", standalone_mode=False)
+        if code == INTERRUPTED:
+            return _fail("interrupted; nothing half-written was left", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(str(error), 2)
@@ -63,7 +67,7 @@ def _run(arguments: list[str] | None) -> int:
             return 2
         return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing half-written was left", 130)
+        return _fail("interrupted; nothing half-written was left", INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe has gone; that is its right, and nothing may be printed any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,12 @@ from traces import InputError
 
 def emit_json(result: Any) -> None:
     """Print a result as JSON and nothing else."""
-    print(json.dumps(result, indent=2, default=_plain, allow_nan=False))
+    text = json.dumps(result, indent=2, default=_plain, allow_nan=False)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Without its number, which Typer would answer with exit code 1.
+        raise BrokenPipeError from None
 
 
 def _plain(value: Any) -> Any:
@@ -27,10 +32,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class _Output(Console):
+    """Leaves a reader that has gone to the program as a whole, where rich would end it with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output; plain text in a pipe."""
     # Names of files are printed as they are: no markup, no emoji.
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False, emoji=False)
+    return _Output(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False, emoji=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
