@@ -7,7 +7,7 @@ SOURCES := pyproject.toml setup.py $(wildcard accel/*.pyx accel/*.pxd)
 # The pin is the build whose bits of the export tests were recorded; on Linux it is large only with CUDA.
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/fxp demo --output demo-out
@@ -23,9 +23,6 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.run
 	$(BIN)/python docs/generate.py
-
-bench: $(VENV)/.run
-	$(BIN)/python -m bench.kernels
 
 # The sentinels say which set of packages the environment holds and are older than whatever they depend on
 # as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.
