@@ -10,13 +10,16 @@ DISTRIBUTION = "fxp-lstm"
 # Names are imported when first used, so that a controller costs neither Numba nor pydantic.
 _HOME = {
     "Static": "controllers", "Random": "controllers", "Peak": "controllers", "Delta": "controllers",
-    "Schedule": "controllers", "Controller": "controllers", "Site": "controllers",
+    "Schedule": "controllers", "Calibrated": "calibrated", "Readout": "calibrated",
+    "Controller": "controllers", "Site": "controllers",
     "estimate": "estimates", "Estimate": "estimates", "Machine": "machine", "machines": "machine",
     "reproduce": "reproduction", "baselines": "alternatives", "sensitivity": "sensitivities",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from accel.alternatives import baselines as baselines
+    from accel.calibrated import Calibrated as Calibrated
+    from accel.calibrated import Readout as Readout
     from accel.controllers import Controller as Controller
     from accel.controllers import Delta as Delta
     from accel.controllers import Peak as Peak

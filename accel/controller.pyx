@@ -7,7 +7,8 @@
 - `counts`: int64 [8], the controller's integers (see each function);
 - `reals`: float32 [4], its binary32 parameters;
 - `words`: int32 [4, hidden], its state;
-- `plan`: uint8 [time, hidden], the masks of a schedule in the order of processing;
+- `plan`: uint8 [time, hidden], the masks of a schedule in the order of processing; for a calibrated controller the bytes
+  of its scores (int32 [hidden]) and readout weights (int8 [counts[3]]);
 - `step`: the step whose mask is written to `low` (uint8 [hidden], 1 = low precision).
 """
 
@@ -20,13 +21,15 @@ cdef enum Kind:
     SCHEDULE = 2
     PEAK = 3
     DELTA = 4
+    CALIBRATED = 5
 
 cdef enum Phase:
     PROFILING = 0
     STABLE = 1
     IN_PEAK = 2
 
-KINDS = {"Static": STATIC, "Random": RANDOM, "Schedule": SCHEDULE, "Peak": PEAK, "Delta": DELTA}
+KINDS = {"Static": STATIC, "Random": RANDOM, "Schedule": SCHEDULE, "Peak": PEAK, "Delta": DELTA,
+         "Calibrated": CALIBRATED}
 
 
 cdef inline uint64_t mix(uint64_t v) noexcept nogil:
@@ -47,6 +50,27 @@ cdef inline void random_mask(const int64_t* counts, int64_t hidden, int64_t step
         low[k] = (mix(base ^ <uint64_t>k) >> 11) < bound
 
 
+cdef inline void calibrated_mask(const int64_t* counts, const uint8_t* plan, int64_t total, int64_t hidden,
+                                 uint8_t* low) noexcept nogil:
+    """counts: [threshold, bias, shift, outputs read]; total: the readout's sum of products."""
+    cdef int64_t bound = counts[0] - counts[1] - (total >> counts[2])
+    cdef int32_t score
+    cdef int64_t k
+    for k in range(hidden):
+        memcpy(&score, plan + 4 * k, 4)
+        low[k] = score <= bound
+
+
+cdef inline void calibrated(const int64_t* counts, const uint8_t* plan, const int8_t* h, int64_t hidden,
+                            uint8_t* low) noexcept nogil:
+    cdef const int8_t* weights = <const int8_t*>(plan + 4 * hidden)
+    cdef int64_t total = 0
+    cdef int64_t j
+    for j in range(counts[3]):
+        total += <int32_t>weights[j] * <int32_t>h[j]
+    calibrated_mask(counts, plan, total, hidden, low)
+
+
 cdef void first_mask(int64_t kind, const int64_t* counts, const uint8_t* plan, int64_t hidden,
                      int64_t step, uint8_t* low) noexcept nogil:
     """The mask of a step that needs no cell state: the first one of a sequence, or any of an open-loop controller."""
@@ -56,6 +80,8 @@ cdef void first_mask(int64_t kind, const int64_t* counts, const uint8_t* plan, i
         memcpy(low, plan + step * hidden, hidden)
     elif kind == STATIC:
         memset(low, <int>counts[0], hidden)
+    elif kind == CALIBRATED:
+        calibrated_mask(counts, plan, 0, hidden, low)
     else:
         memset(low, 1, hidden)
 
@@ -171,6 +197,8 @@ cdef void next_mask_float(int64_t kind, const int64_t* counts, const float* real
         first_mask(kind, counts, plan, hidden, step, low)
     elif kind == PEAK:
         peak_float(counts, reals[0], words, c, hidden, low)
+    elif kind == CALIBRATED:
+        calibrated(counts, plan, h, hidden, low)
     else:
         delta_float(counts, reals[0], words, c, hidden, low)
 
@@ -182,6 +210,8 @@ cdef void next_mask_fixed(int64_t kind, const int64_t* counts, const float* real
         first_mask(kind, counts, plan, hidden, step, low)
     elif kind == PEAK:
         peak_fixed(counts, words, c, hidden, low)
+    elif kind == CALIBRATED:
+        calibrated(counts, plan, h, hidden, low)
     else:
         delta_fixed(counts, words, c, hidden, low)
 

@@ -49,6 +49,7 @@ class Site:
     high: int  # bits
     low: int  # bits
     profile: str  # "float32" or "fixed"
+    output: int | None = None  # outputs of the layer in this direction; None: as many as elements
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Encoded:
     kind: int
     counts: np.ndarray  # int64 [8]
     reals: np.ndarray  # float32 [4]
-    plan: np.ndarray  # uint8 [time, hidden]; [0, hidden] unless a schedule
+    plan: np.ndarray  # uint8 [time, hidden]; [0, hidden] unless a schedule or calibrated
 
 
 def _encoded(
@@ -357,6 +358,6 @@ def check(controller: Any) -> None:
         hasattr(controller, "reset") and (hasattr(controller, "step") or callable(controller))
     ):
         raise InputError(
-            f"controller is {controller!r}: expected accel.Static, Random, Peak, Delta, Schedule, or an "
+            f"controller is {controller!r}: expected accel.Static, Random, Peak, Delta, Calibrated, Schedule, or an "
             f"object with reset and step"
         )

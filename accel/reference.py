@@ -297,12 +297,42 @@ class DeltaTwin:
         self.steps = int(steps)
 
 
+class CalibratedTwin:
+    """Section 7.6: scores against a threshold that a readout of h moves."""
+
+    def __init__(self, controller: Any, place: Place) -> None:
+        self.place = place
+        self.scores = [int(v) for v in controller.scores[place.layer][place.direction]]
+        self.threshold = int(controller.threshold)
+        self.neuron = None if controller.readout is None else controller.readout[place.layer][place.direction]
+
+    def decide(self, h: Sequence[int]) -> list[bool]:
+        moved = 0
+        if self.neuron is not None:
+            total = sum(int(w) * int(v) for w, v in zip(self.neuron.weights, h, strict=False))
+            moved = total // 2**self.neuron.shift + self.neuron.bias
+        return [score + moved <= self.threshold for score in self.scores]
+
+    def first(self) -> list[bool]:
+        return self.decide([])
+
+    def step(self, c: Sequence[Cell], h: Sequence[int]) -> list[bool]:
+        return self.decide(h)
+
+    def words(self) -> np.ndarray:
+        return np.zeros((4, self.place.hidden), np.int32)
+
+    def restore(self, words: np.ndarray, steps: int) -> None:
+        """Nothing is kept: the mask of the next step is part of the stream's state."""
+
+
 TWINS: dict[str, Callable[[Any, Place], Twin]] = {
     "Static": StaticTwin,
     "Random": RandomTwin,
     "Peak": PeakTwin,
     "Delta": DeltaTwin,
     "Schedule": ScheduleTwin,
+    "Calibrated": CalibratedTwin,
 }
 
 
@@ -322,7 +352,7 @@ def twin(
 
     Parameters
     ----------
-    controller : Static, Random, Peak, Delta or Schedule
+    controller : Static, Random, Peak, Delta, Calibrated or Schedule
         The controller whose parameters the twin takes over; told apart by the name of its class.
     profile : {"float32", "fixed"}
         Numeric profile: the format of the cell state.

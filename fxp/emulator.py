@@ -94,8 +94,11 @@ class Emulation:
 
     def _site(self, identity: int, length: int | None, layer: int, direction: int) -> Site:
         formats = self.network.formats
-        hidden = self.network.layers[layer].hidden_size
-        return Site(identity, length, layer, direction, hidden, formats.high, formats.low, formats.profile)
+        stored = self.network.layers[layer]
+        return Site(
+            identity, length, layer, direction, stored.hidden_size, formats.high, formats.low, formats.profile,
+            stored.output_size,
+        )  # fmt: skip
 
     def _start(self, site: Site) -> tuple[LayerState, Encoded]:
         state = LayerState.zero(site.hidden, self.network.layers[site.layer].output_size, site.profile)
