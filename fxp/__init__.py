@@ -27,10 +27,11 @@ _HOME = {
     "Network": "network", "save": "network", "load": "network", "Formats": "formats",
     "from_torch": "export", "from_state_dict": "export",
     "emulate": "emulator", "State": "emulator", "Run": "run",
-    "evaluate": "evaluation", "emulate_float": "evaluation",
+    "evaluate": "evaluation", "calibrate": "calibration", "emulate_float": "evaluation",
 }  # fmt: skip
 
 if TYPE_CHECKING:
+    from fxp.calibration import calibrate
     from fxp.emulator import State, emulate
     from fxp.evaluation import emulate_float, evaluate
     from fxp.export import from_state_dict, from_torch
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from fxp.run import Run
 
 __all__ = [
-    "Formats", "Network", "Run", "State", "emulate", "emulate_float", "evaluate", "from_state_dict", "from_torch",
-    "load", "save",
+    "Formats", "Network", "Run", "State", "calibrate", "emulate", "emulate_float", "evaluate", "from_state_dict",
+    "from_torch", "load", "save",
 ]  # fmt: skip
 
 

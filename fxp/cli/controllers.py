@@ -10,7 +10,8 @@ from traces import InputError
 HELP = (
     "static-high, static-low, static:bits=N, random:low_share=S,seed=N, "
     "peak[:beta=B,profile_steps=P,max_stable=N,max_peak=M], "
-    "delta:threshold=T,relative=true, schedule:plan=TRACE. Counts: an int, or a share of the sequence such as 0.05."
+    "delta:threshold=T,relative=true, schedule:plan=TRACE, calibrated (what a calibrated model carries). "
+    "Counts: an int, or a share of the sequence such as 0.05."
 )
 
 
@@ -25,8 +26,8 @@ def _value(text: str) -> Any:
     return text
 
 
-def parse(text: str, high: int, low: int) -> Any:
-    """A controller from its text.
+def parse(text: str, high: int, low: int, network: Any = None) -> Any:
+    """A controller from its text; `calibrated` is the one that the network carries.
 
     Raises
     ------
@@ -52,8 +53,19 @@ def parse(text: str, high: int, low: int) -> Any:
             return accel.Schedule(traces.open(str(parameters.pop("plan")), kind="trace"), **parameters)
         if name in ("static-high", "static-low"):
             return accel.Static(high if name == "static-high" else low, **parameters)
+        if name == "calibrated" and not parameters:
+            return _stored(network)
         if name in classes:
             return classes[name](**parameters)
     except (TypeError, KeyError):
         raise InputError(f"controller {text!r}: wrong or missing parameters; possible: {HELP}") from None
     raise InputError(f"controller {text!r} is unknown; possible: {HELP}")
+
+
+def _stored(network: Any) -> Any:
+    from fxp import calibration
+
+    found = None if network is None else calibration.stored(network)
+    if found is None:
+        raise InputError("the model carries no calibrated controller: make one with fxp calibrate")
+    return found

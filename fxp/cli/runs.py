@@ -52,7 +52,7 @@ def run(
     engines.check(engine)
     output.keep(trace, model, data)
     net = network.load(model)
-    chosen = controllers.parse(controller, net.formats.high, net.formats.low)
+    chosen = controllers.parse(controller, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source:
         scorer = evaluation.Scorer(net, source, str(data))
         with output.progress("emulating", int(scorer.inputs.lengths.sum()), json) as advance:
@@ -100,30 +100,41 @@ def compare(
             help="Controllers instead of the default set (repeatable). " + controllers.HELP,
         ),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All rivals of the model's calibrated controller; the default if it has one.")
+    ] = False,
     engine: Engine = "fast",
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """Compare controllers on one model and data set, with paired 95 % intervals.
 
-    Default set: float, static high, static low, random at the low share of peak, peak. Example: fxp compare lm.h5
-    held-out.h5
+    Default set: float, static high, static low, random at the low share of peak, peak; for a calibrated model also
+    random, delta and static mask at the low share that its controller reaches on the data, and that controller.
+    Example: fxp compare lm.h5 held-out.h5
     """
-    from fxp import datafile, engines, evaluation, network
+    from fxp import calibration, datafile, engines, evaluation, matching, network
 
     engines.check(engine)
     net = network.load(model)
     chosen: list[Any] | None = None
     if controller:
         chosen = [
-            c if c in ("float", evaluation.MATCHED) else controllers.parse(c, net.formats.high, net.formats.low)
+            c if c in ("float", evaluation.MATCHED) else controllers.parse(c, net.formats.high, net.formats.low, net)
             for c in controller
         ]
+    carried = None if chosen is not None else calibration.stored(net)
+    if everything and chosen is not None:
+        raise InputError("give --all or --controller, not both")
+    if everything and carried is None:
+        raise InputError(f"{model}: --all needs a calibrated model: make one with fxp calibrate")
     with datafile.read(data) as source:
-        runs = len(chosen or evaluation.default_controllers(net)) + 1
-        with output.progress("emulating", source.total * runs, json) as advance:
-            scorer = evaluation.Scorer(net, source, str(data))
-            chosen = evaluation.default_controllers(net) if chosen is None else chosen
+        scorer = evaluation.Scorer(net, source, str(data))
+        if carried is not None:
+            chosen = matching.rivals(scorer, carried, engine=engine, threads=threads)
+        elif chosen is None:
+            chosen = evaluation.default_controllers(net)
+        with output.progress("emulating", source.total * (len(chosen) + 1), json) as advance:
             table = evaluation.compare(scorer, chosen, engine=engine, threads=threads, progress=advance)
     if json:
         output.emit_json(table.to_dict())
@@ -154,6 +165,8 @@ def label(row: Any) -> str:
         return f"static {row.parameters['bits']} bits"
     if row.controller == "delta":
         return f"delta {row.parameters['threshold']:g}"
+    if row.controller == "calibrated" and row.parameters["readout"] is None:
+        return "static mask"
     return str(row.controller)
 
 

@@ -1,0 +1,340 @@
+"""Calibration: low precision fitted to real activations, and a controller that spends it where the loss feels it least.
+
+`docs/calibration.md` describes the method and what it was measured to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from accel.calibrated import Calibrated, Readout
+from accel.controllers import Controller, Static, describe
+from fxp import offsets, sensitivity
+from fxp.emulator import emulate
+from fxp.evaluation import Scorer, emulate_scored, student_quantile
+from fxp.network import Network
+from fxp.observation import Observation, as_data, chosen, in_order, subset
+from traces import Data, InputError
+
+UNIT = 4096  # score units an octave of squared change of the loss
+RIDGE = 0.02  # of the mean variance of h: keeps the readout's weights small where h says little
+FLOOR = 40  # octaves below the most sensitive element at which scores end
+HELD_OUT = 5  # every fifth sequence judges the loss under `max_loss`
+CONFIDENCE = 0.95  # of the one-sided interval whose upper end has to stay within `max_loss`
+HALVINGS = 8  # of the low share in the search for `max_loss`
+STAGES = 4  # observation, fit, sensitivity, threshold: equal parts of the progress
+
+Progress = Callable[[float], None]
+
+
+def calibrate(
+    network: Network,
+    data: Any,
+    low_share: float | None = None,
+    max_loss: float | None = None,
+    seed: int = 0,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Network, Calibrated]:
+    """Fit the low precision of a network to data, and make its controller.
+
+    The offset bits and low biases are chosen so that low precision matches the float product on the data; the high
+    path keeps its bits. Scores of the controller come from gradients of the float network. Labels are used if data and
+    head have them; without, the squared error of the last layer's h stands in for the loss.
+
+    Parameters
+    ----------
+    network : Network
+    data : traces.Data (in memory or open), or inputs as `emulate` takes them
+        Real inputs, not those that the result is judged on. At most 65,536 steps of it are used.
+    low_share : float
+        Share of element-steps that should run low, 0 to 1; 0.6 if neither it nor `max_loss` is given.
+    max_loss : float
+        Instead: the largest low share whose loss stays within this, relative to static high precision (0.001 is 0.1 %).
+        Every fifth sequence is held out and judges; the upper end of the one-sided 95 % interval counts, sequences
+        paired. Without labels the loss is the squared difference of h from static high precision over the square of h.
+    seed : int
+        Of the random projection that takes the place of labels.
+    threads : int
+        Does not change a bit.
+    progress : callable, optional
+        Called with the part of the work (0 to 1) done since the last call.
+
+    Returns
+    -------
+    Network, accel.Calibrated
+        The controller is also stored in `network.model.calibration["controller"]`.
+
+    Raises
+    ------
+    InputError
+        Data that does not fit the network, a network of one precision, options out of range, too few sequences.
+    """
+    _check(network, low_share, max_loss, seed, threads)
+    data = as_data(network, data)
+    held_out = None
+    if max_loss is not None:
+        judged = range(HELD_OUT - 1, len(data), HELD_OUT)
+        if len(judged) < 2:
+            raise InputError(
+                f"max_loss needs at least {2 * HELD_OUT} sequences, since every fifth one is held out; the calibration "
+                f"data has {len(data)}: cut long sequences into pieces, or give low_share"
+            )
+        held_out = subset(data, judged)
+        data = subset(data, [n for n in range(len(data)) if n not in judged])
+    whole = data.total
+    data = chosen(data)
+
+    observation = Observation(network, data, threads, _part(progress, data.total))
+    sides = sum(layer.directions for layer in network.layers)
+    layers, fits = offsets.fit_layers(network.layers, observation, threads=threads, progress=_part(progress, sides))
+    fitted = Network(replace(network.model, layers=layers))
+    statistics = sensitivity.measure(layers, observation, seed, _part(progress, 1))
+    controller, explained = _controller(fitted, statistics)
+    record: dict[str, Any] = {
+        "offsets": "fitted",
+        "data": {"name": data.name, "digest": data.digest(), "sequences": len(data), "steps": data.total, "of": whole},
+        "samples": offsets.SAMPLES,
+        "sweeps": offsets.SWEEPS,
+        "seed": int(seed),
+        "loss": "squared error of h" if observation.labels is None else "cross-entropy",
+        "layers": fits,
+        "readout_explains": explained,
+    }
+    if held_out is None:
+        share = 0.6 if low_share is None else float(low_share)
+        controller = at_share(fitted, data, controller, observation, share, threads)
+        record["low_share"] = share
+    else:
+        assert max_loss is not None
+        judge = Judge(fitted, held_out, threads)
+        controller, found = _within(judge, controller, observation, float(max_loss))
+        record["max_loss"] = float(max_loss)
+        record["held_out"] = {"sequences": len(held_out), "steps": held_out.total, **found}
+    if progress is not None:
+        progress(1 / STAGES)
+    record["controller"] = describe(controller)
+    model = replace(fitted.model, calibration={**network.model.calibration, **record})
+    return Network(model), controller
+
+
+def stored(network: Network) -> Calibrated | None:
+    """The controller that a calibrated network carries, or None. Raises InputError where the record is damaged."""
+    record = network.model.calibration.get("controller")
+    if record is None:
+        return None
+    fields = {"name", "threshold", "scores", "readout"}
+    if not isinstance(record, dict) or set(record) != fields or record["name"] != "calibrated":
+        raise InputError("the model's calibration record holds a controller that is not a calibrated one")
+    return Calibrated(record["threshold"], record["scores"], record["readout"])
+
+
+def _check(network: Any, low_share: Any, max_loss: Any, seed: Any, threads: Any) -> None:
+    if not isinstance(network, Network):
+        raise InputError(f"network is {type(network).__name__}, expected fxp.Network (fxp.load, fxp.from_torch)")
+    if network.formats.shift == 0:
+        raise InputError(f"the network has one precision only ({network.formats.high} bits): nothing to calibrate")
+    if low_share is not None and max_loss is not None:
+        raise InputError("give low_share or max_loss, not both")
+    for name, value, most in (("low_share", low_share, 1.0), ("max_loss", max_loss, math.inf)):
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+        if value is not None and not (number and 0 <= value <= most and math.isfinite(value)):
+            raise InputError(f"{name} is {value!r}, expected {'0 to 1' if most == 1 else 'a number of at least 0'}")
+    for name, value, least in (("seed", seed, 0), ("threads", threads, 1)):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+            raise InputError(f"{name} is {value!r}, expected an int of at least {least}")
+
+
+def _part(progress: Progress | None, total: float) -> Progress | None:
+    """A stage's own progress, `total` at its end, as a part of the whole."""
+    return None if progress is None else lambda done: progress(done / total / STAGES)
+
+
+# The controller
+
+
+def _controller(
+    network: Network, statistics: Sequence[Sequence[sensitivity.Statistics]]
+) -> tuple[Calibrated, list[list[float]]]:
+    """Scores and readouts (threshold 0), and the share of the variance of log step changes that each readout explains.
+
+    An element's score is log2 of its squared change of the loss over the length of its rows: what a low element costs
+    for each product that it saves.
+    """
+    per_product = [
+        np.array([side.power for side in sides]) / (layer.input_size + layer.output_size)
+        for layer, sides in zip(network.layers, statistics, strict=True)
+    ]
+    largest = max(values.max() for values in per_product) or 1.0
+    octaves = [np.log2(np.maximum(values / largest, 2.0**-FLOOR)) for values in per_product]
+    scores: Any = [np.rint(UNIT * values).astype(int).tolist() for values in octaves]
+    fitted = [[_readout(side) for side in sides] for sides in statistics]
+    neurons = tuple(tuple(neuron for neuron, _ in sides) for sides in fitted)
+    return Calibrated(0, scores, neurons), [[explained for _, explained in sides] for sides in fitted]
+
+
+def _readout(side: sensitivity.Statistics) -> tuple[Readout, float]:
+    """Ridge regression of a step's log2 squared change on the h indices before it, in integers."""
+    size, steps = len(side.h), max(side.steps, 1)
+    mean, level = side.h / steps, side.level / steps
+    gram = side.gram - steps * np.outer(mean, mean)
+    cross = side.cross - steps * level * mean
+    spread = side.level_square - steps * level * level
+    ridge = RIDGE * float(np.trace(gram)) / size
+    if not (ridge > 0 and spread > 0):
+        return Readout((0,) * size, 0, 0), 0.0
+    weights = np.linalg.solve(gram + ridge * np.eye(size), cross)
+    explained = float(2 * weights @ cross - weights @ gram @ weights) / spread
+    scaled = UNIT * weights
+    largest = float(np.abs(scaled).max())
+    shift = int(np.clip(math.floor(math.log2(127 / largest)), 0, 31)) if largest > 0 else 0
+    integers = np.clip(np.rint(scaled * 2.0**shift), -127, 127).astype(int)
+    bias = -int(np.clip(round(float(integers @ mean) / 2**shift), -(2**29), 2**29))
+    return Readout(tuple(integers.tolist()), shift, bias), explained
+
+
+class Levels:
+    """Low shares of a controller as a function of its threshold, for given h: scores against the readouts' outputs."""
+
+    def __init__(self, controller: Calibrated, before: Callable[[int, int], np.ndarray]):
+        self._parts = []
+        for layer, sides in enumerate(controller.scores):
+            for direction, scores in enumerate(sides):
+                h = before(layer, direction).astype(np.int64)
+                neuron = None if controller.readout is None else controller.readout[layer][direction]
+                moved = np.zeros(len(h), np.int64)
+                if neuron is not None:
+                    moved = (h @ np.array(neuron.weights, np.int64) >> neuron.shift) + neuron.bias
+                self._parts.append((np.sort(scores), moved))
+        self._total = sum(len(scores) * len(moved) for scores, moved in self._parts)
+
+    def share(self, threshold: int) -> float:
+        """Low element-steps over all."""
+        low = sum(np.searchsorted(scores, threshold - moved, side="right").sum() for scores, moved in self._parts)
+        return int(low) / self._total
+
+    def threshold(self, share: float) -> int:
+        """The least threshold whose low share is at least `share`; for 0 one that leaves all high."""
+        least = min(int(scores[0] + moved.min()) for scores, moved in self._parts) - 1
+        most = max(int(scores[-1] + moved.max()) for scores, moved in self._parts)
+        while least < most:
+            middle = (least + most) // 2
+            least, most = (least, middle) if self.share(middle) >= share else (middle + 1, most)
+        return least
+
+
+def _levels(controller: Calibrated, observation: Observation) -> Levels:
+    def before(layer: int, direction: int) -> np.ndarray:
+        return np.concatenate([observation.before(layer, direction, n) for n in range(len(observation.lengths))])
+
+    return Levels(controller, before)
+
+
+def _everywhere(controller: Calibrated, network: Network, low: bool) -> Calibrated:
+    """The controller with a threshold that keeps every element low, or high, whatever h may be."""
+    ends = []
+    for layer, sides in enumerate(controller.scores):
+        for direction, scores in enumerate(sides):
+            neuron = None if controller.readout is None else controller.readout[layer][direction]
+            if neuron is None:
+                ends += [min(scores), max(scores)]
+                continue
+            reach = network.formats.top * sum(map(abs, neuron.weights))
+            ends += [min(scores) + (-reach >> neuron.shift) + neuron.bias]
+            ends += [max(scores) + (reach >> neuron.shift) + neuron.bias]
+    return controller.with_threshold(max(ends) if low else min(ends) - 1)
+
+
+def at_share(
+    network: Network, data: Data, controller: Calibrated, observation: Observation, share: float, threads: int = 1
+) -> Calibrated:
+    """The controller with the threshold that gives a low share on data.
+
+    The threshold is first set by the h of the run at high precision, then once more by the h of a run under it.
+    """
+    if share in (0.0, 1.0):
+        return _everywhere(controller, network, low=share == 1.0)
+    first = controller.with_threshold(_levels(controller, observation).threshold(share))
+    run = emulate(network, data, first, threads=threads, record=("hidden",))
+
+    def before(layer: int, direction: int) -> np.ndarray:
+        parts = [in_order(run.layers[layer].hidden(n, direction), direction) for n in range(len(data))]
+        return np.concatenate([np.concatenate([np.zeros_like(h[:1]), h[:-1]]) for h in parts])
+
+    return controller.with_threshold(Levels(controller, before).threshold(share))
+
+
+# The tolerated loss
+
+
+class Judge:
+    """Loss of a controller on held-out data, relative to static high precision.
+
+    Parameters
+    ----------
+    network : Network
+    data : traces.Data
+    threads : int
+    """
+
+    def __init__(self, network: Network, data: Data, threads: int = 1):
+        self.network, self._data, self._threads = network, data, threads
+        self._scorer = Scorer(network, data)
+        self._high = self._outcome(Static(network.formats.high))
+        if not self._scorer.labelled:
+            self._scale = float(sum((h.astype(np.float64) ** 2).mean(axis=1).sum() for h in self._high))
+            self._weights = np.array([len(h) for h in self._high], np.float64)
+        else:
+            self._scale = abs(float(self._high.sum()))
+            self._weights = self._scorer.weights
+        if not self._scale > 0:
+            raise InputError("max_loss is relative to static high precision, whose metric is 0 here: give low_share")
+
+    def _outcome(self, controller: Controller) -> Any:
+        if self._scorer.labelled:
+            return emulate_scored(self._scorer, controller, threads=self._threads).totals
+        return emulate(self.network, list(self._data), controller, threads=self._threads).outputs
+
+    def loss(self, controller: Controller) -> tuple[float, float]:
+        """Relative loss, and the upper end of its one-sided 95 % interval over sequences."""
+        outcome = self._outcome(controller)
+        if self._scorer.labelled:
+            sign = -1 if self._scorer.metric.higher_is_better else 1
+            lost = sign * (outcome - self._high)
+        else:
+            pairs = zip(outcome, self._high, strict=True)
+            lost = np.array([((a - b).astype(np.float64) ** 2).mean(axis=1).sum() for a, b in pairs])
+        count, weights = len(lost), self._weights
+        residuals = lost - lost.sum() / weights.sum() * weights
+        error = math.sqrt(count / (count - 1) * float((residuals**2).sum()))
+        reach = student_quantile(CONFIDENCE, count - 1) * error
+        return float(lost.sum()) / self._scale, (float(lost.sum()) + reach) / self._scale
+
+
+def _within(
+    judge: Judge, controller: Calibrated, observation: Observation, max_loss: float
+) -> tuple[Calibrated, dict[str, float]]:
+    """The controller with the largest low share found by halving whose loss stays within a tolerance."""
+    levels = _levels(controller, observation)
+
+    def tried(candidate: Calibrated) -> tuple[Calibrated, float, float]:
+        return candidate, *judge.loss(candidate)
+
+    best, least, most = (_everywhere(controller, judge.network, low=False), 0.0, 0.0), 0.0, 1.0
+    everything = tried(_everywhere(controller, judge.network, low=True))
+    if everything[2] <= max_loss:
+        best, least = everything, 1.0
+    for _ in range(HALVINGS if least < 1.0 else 0):
+        middle = (least + most) / 2
+        result = tried(controller.with_threshold(levels.threshold(middle)))
+        if result[2] <= max_loss:
+            best, least = result, middle
+        else:
+            most = middle
+    return best[0], {"low_share": levels.share(best[0].threshold), "loss": best[1], "loss_upper": best[2]}

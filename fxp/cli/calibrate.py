@@ -1,0 +1,99 @@
+"""The command that fits low precision and controller to data: calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxp.cli import output
+from fxp.cli.models import Json
+from traces import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("calibrate")(calibrate)
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    data: Annotated[
+        Path, typer.Argument(help="Real inputs other than those to be judged on (data file, .npy or .npz).")
+    ],
+    destination: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    low_share: Annotated[
+        str | None, typer.Option(help="Share of element-steps to run low, such as 0.6 or 60% (the default).")
+    ] = None,
+    max_loss: Annotated[
+        str | None,
+        typer.Option(help="Instead: tolerated loss relative to static high precision, such as 0.001 or 0.1%."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random projection used without labels.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
+    json: Json = False,
+) -> None:
+    """Fit the low precision to data, choose a controller, and write a model that carries both.
+
+    The 8-bit path keeps its bits. Example: fxp calibrate lm.h5 train.h5 -o lm-60.h5 --low-share 0.6
+    """
+    from fxp import calibration, datafile, network
+
+    output.keep(destination, model, data)
+    share, loss = _number("--low-share", low_share), _number("--max-loss", max_loss)
+    net = network.load(model)
+    with datafile.read(data) as source:
+        try:
+            loaded = calibration.as_data(net, source)
+        except InputError as error:
+            raise InputError(f"{data}: {error}") from None
+    with output.progress("calibrating", 1000, json) as advance:
+        made, controller = calibration.calibrate(
+            net, loaded, share, loss, seed, threads=threads, progress=None if advance is None else _thousandths(advance)
+        )
+    network.save(made, destination)
+    record = {key: value for key, value in made.model.calibration.items() if key != "controller"}
+    if json:
+        output.emit_json({"file": str(destination), "threshold": controller.threshold, **record})
+        return
+    rows = [
+        [
+            f"layer {number}",
+            f"{layer['changed']:,} of {layer['bits']:,}",
+            output.number(layer["error_before"]),
+            output.number(layer["error_after"]),
+        ]
+        for number, layer in enumerate(record["layers"])
+    ]
+    used = record["data"]
+    caption = f"{used['sequences']} sequences, {used['steps']:,} of {used['of']:,} steps; loss: {record['loss']}"
+    if "held_out" in record:
+        held = record["held_out"]
+        caption += (
+            f"; on {held['sequences']} held-out sequences {output.percent(held['low_share'])} low lose "
+            f"{100 * held['loss']:.3f} % (upper end of the one-sided 95 % interval {100 * held['loss_upper']:.3f} %)"
+        )
+    output.table(
+        f"{model.name} calibrated on {data.name}",
+        ["", "offset bits changed", "error of z before", "after"],
+        rows,
+        caption,
+    )
+    output.console().print(f"model: {destination} (run it with --controller calibrated)", markup=False)
+
+
+def _number(option: str, text: str | None) -> float | None:
+    """A number, or a percentage."""
+    if text is None:
+        return None
+    bare = text.strip().removesuffix("%")
+    try:
+        value = float(bare)
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: expected a number such as 0.6, or a percentage such as 60%") from None
+    return value / 100 if bare != text.strip() else value
+
+
+def _thousandths(advance: Any) -> Any:
+    return lambda part: advance(1000 * part)

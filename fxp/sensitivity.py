@@ -1,0 +1,274 @@
+"""How much the loss feels each element running low: gradients of the float network times the error of low precision.
+
+For element k in one step the first-order change of the loss is the sum over its four gate rows of dL/dz * (z_low -
+z_high). Gradients come from back-propagation through time over the float network, errors from the stored bits and the
+activations of a run at high precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import traces
+from fxp import quantise
+from fxp.observation import Observation, in_order
+from fxp.quantise import FloatLayer
+
+BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence goes alone
+
+
+@dataclass(frozen=True)
+class Impact:
+    """First-order changes of the loss in one direction of a layer, for the steps of some sequences.
+
+    values : float32 [steps, H]; before : int8 [steps, R], h indices before each step.
+    """
+
+    layer: int
+    direction: int
+    values: np.ndarray
+    before: np.ndarray
+
+
+def impacts(
+    layers: list[traces.Layer],
+    observation: Observation,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Impact]:
+    """Changes of the loss by running single elements and steps low.
+
+    Parameters
+    ----------
+    layers : stored layers with the offset bits to judge (their high path as in `observation`)
+    observation : Observation
+        With labels, the loss is the cross-entropy of the head's readout; without, a random projection of the last
+        layer's h, the mean square of whose change is the squared error of h.
+    seed : int
+        Of the random projection; not used with labels.
+
+    Yields
+    ------
+    Impact, every step of every sequence once for each layer and direction
+    """
+    floats = quantise.float_layers(observation.network.model)
+    generator = np.random.default_rng(seed)
+    for members in _groups(observation.lengths):
+        batch = _Batch([observation.features[n] for n in members])
+        inputs = [batch.x]
+        for stored in floats[:-1]:
+            inputs.append(_outputs(batch, _unrolled(stored, batch, inputs[-1])))
+        states = _unrolled(floats[-1], batch, inputs[-1])
+        if observation.labels is not None:
+            gradient = _loss_gradient(observation, members, batch, _outputs(batch, states))
+        else:
+            shape = (*batch.x.shape[:2], observation.network.outputs)
+            gradient = batch.masked(generator.choice(np.array([-1, 1], np.float32), shape))
+        for number in reversed(range(len(floats))):
+            if number < len(floats) - 1:
+                states = _unrolled(floats[number], batch, inputs[number])
+            pre, gradient = _backward(floats[number], batch, states, gradient)
+            for direction, dz in enumerate(pre):
+                change, before = _errors(layers[number], number, direction, observation, members)
+                product = batch.rows(dz) * change
+                yield Impact(number, direction, product.reshape(len(change), 4, -1).sum(axis=1), before)
+        if progress is not None:
+            progress(sum(batch.lengths) / observation.steps)
+
+
+class Statistics:
+    """What calibration needs to know of one direction of a layer, gathered over all steps.
+
+    Attributes
+    ----------
+    power : float64 [H], sum of the squared change of the loss by each element
+    steps : int, steps with a change that is not zero
+    h, gram : float64 [R] and [R, R], sums of the h indices before those steps and of their products
+    level, level_square, cross : sums of log2 of a step's squared change over all elements, of its square, and of its
+        products with h (float64 [R])
+    """
+
+    def __init__(self, layer: traces.Layer):
+        self.power = np.zeros(layer.hidden_size)
+        self.steps = 0
+        self.h = np.zeros(layer.output_size)
+        self.gram = np.zeros((layer.output_size, layer.output_size))
+        self.cross = np.zeros(layer.output_size)
+        self.level = self.level_square = 0.0
+
+    def add(self, impact: Impact) -> None:
+        """Take in some steps."""
+        squares = impact.values.astype(np.float64) ** 2
+        self.power += squares.sum(axis=0)
+        total = squares.sum(axis=1)
+        felt = total > 0
+        h, level = impact.before[felt].astype(np.float64), np.log2(total[felt])
+        self.steps += len(h)
+        self.h += h.sum(axis=0)
+        self.gram += h.T @ h
+        self.cross += level @ h
+        self.level += float(level.sum())
+        self.level_square += float(level @ level)
+
+
+def measure(
+    layers: list[traces.Layer],
+    observation: Observation,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> list[list[Statistics]]:
+    """Statistics of every layer and direction; arguments as for `impacts`."""
+    statistics = [[Statistics(layer) for _ in range(layer.directions)] for layer in layers]
+    for impact in impacts(layers, observation, seed, progress):
+        statistics[impact.layer][impact.direction].add(impact)
+    return statistics
+
+
+class _Batch:
+    """Sequences of unequal length as one padded array [time, batch, features], pads at the end."""
+
+    def __init__(self, sequences: list[np.ndarray]):
+        self.lengths = [len(x) for x in sequences]
+        self.x = self._padded(sequences)
+        steps = np.arange(self.x.shape[0])[:, None]
+        lengths = np.array(self.lengths)
+        self._inside = steps < lengths
+        self._mirror = np.where(self._inside, lengths - 1 - steps, steps)
+
+    def _padded(self, sequences: list[np.ndarray]) -> np.ndarray:
+        out = np.zeros((max(self.lengths), len(sequences), sequences[0].shape[1]), np.float32)
+        for n, x in enumerate(sequences):
+            out[: len(x), n] = x
+        return out
+
+    def oriented(self, values: np.ndarray, direction: int) -> np.ndarray:
+        """Time positions to the order of processing, and back."""
+        return np.take_along_axis(values, self._mirror[:, :, None], axis=0) if direction else values
+
+    def masked(self, values: np.ndarray) -> np.ndarray:
+        """Values with zeros in the pads."""
+        return np.where(self._inside[:, :, None], values, np.float32(0))
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        """Padded values as rows, one sequence after the other."""
+        return np.concatenate([values[:length, n] for n, length in enumerate(self.lengths)])
+
+
+def _groups(lengths: list[int]) -> Iterator[list[int]]:
+    """Sequences of similar length together, at most `BATCH_STEPS` padded steps (or one sequence) a group."""
+    group: list[int] = []
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if group and (len(group) + 1) * lengths[group[0]] > BATCH_STEPS:
+            yield group
+            group = []
+        group.append(n)
+    yield group
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * z))
+
+
+@dataclass(frozen=True)
+class _States:
+    """One direction over all steps, in the order of processing.
+
+    gates [T, B, 4H] (i, f, g, o), c [T + 1, B, H] from the start on, h [T, B, R]; float32.
+    """
+
+    gates: np.ndarray
+    c: np.ndarray
+    h: np.ndarray
+
+
+def _unrolled(layer: FloatLayer, batch: _Batch, x: np.ndarray) -> list[_States]:
+    """The directions of a layer, for inputs [T, B, N] in time positions."""
+    return [_direction(layer, d, batch.oriented(x, d)) for d in range(layer.wx.shape[0])]
+
+
+def _direction(layer: FloatLayer, d: int, x: np.ndarray) -> _States:
+    steps, batch, _ = x.shape
+    hidden, output = layer.wh.shape[1] // 4, layer.wh.shape[2]
+    gates = x @ layer.wx[d].T + layer.bias[d]
+    c, h = np.zeros((steps + 1, batch, hidden), np.float32), np.zeros((steps, batch, output), np.float32)
+    for t in range(steps):
+        if t:
+            gates[t] += h[t - 1] @ layer.wh[d].T
+        i, f, g, o = np.split(gates[t], 4, axis=1)
+        g[:] = np.tanh(g)
+        for gate in (i, f, o):
+            gate[:] = _sigmoid(gate)
+        c[t + 1] = f * c[t] + i * g
+        m = o * np.tanh(c[t + 1])
+        h[t] = m if layer.projection is None else m @ layer.projection[d].T
+    return _States(gates, c, h)
+
+
+def _outputs(batch: _Batch, states: list[_States]) -> np.ndarray:
+    """Outputs of a layer, float32 [T, B, D * R], in time positions."""
+    return np.concatenate([batch.oriented(side.h, d) for d, side in enumerate(states)], axis=2)
+
+
+def _backward(
+    layer: FloatLayer, batch: _Batch, states: list[_States], gradient: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Gradients of the pre-activations, [T, B, 4H] a direction in the order of processing, and of the inputs."""
+    output = layer.wh.shape[2]
+    pre = []
+    inputs = np.zeros((*gradient.shape[:2], layer.wx.shape[2]), np.float32)
+    for d, side in enumerate(states):
+        gates, c = side.gates, side.c
+        above = batch.oriented(gradient[:, :, d * output : (d + 1) * output], d)
+        dh, dc = np.zeros_like(above[0]), np.zeros_like(c[0])
+        for t in reversed(range(len(gates))):
+            i, f, g, o = np.split(gates[t], 4, axis=1)
+            dh = dh + above[t]
+            dm = dh if layer.projection is None else dh @ layer.projection[d]
+            tanh = np.tanh(c[t + 1])
+            dc = dc + dm * o * (1 - tanh * tanh)
+            parts = (dc * g * i * (1 - i), dc * c[t] * f * (1 - f), dc * i * (1 - g * g), dm * tanh * o * (1 - o))
+            dc = dc * f
+            # The gates of a step are needed no more, so its gradients take their place.
+            gates[t] = np.concatenate(parts, axis=1)
+            dh = gates[t] @ layer.wh[d]
+        pre.append(gates)
+        inputs += batch.oriented(gates @ layer.wx[d], d)
+    return pre, inputs
+
+
+def _loss_gradient(observation: Observation, members: list[int], batch: _Batch, h: np.ndarray) -> np.ndarray:
+    """Gradient of the summed cross-entropy by the last layer's h, [T, B, D * R]."""
+    head, labels = observation.network.model.head, observation.labels
+    assert head is not None and labels is not None
+    gradient = np.zeros_like(h)
+    for n, member in enumerate(members):
+        last = batch.lengths[n]
+        span = slice(last - 1, last) if head.scope == "last" else slice(0, last)
+        logits = h[span, n] @ head.weight.T + head.bias
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        share[np.arange(len(share)), labels[member]] -= 1
+        gradient[span, n] = share @ head.weight
+    return gradient
+
+
+def _errors(
+    layer: traces.Layer, number: int, direction: int, observation: Observation, members: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """z_low - z_high (float32 [steps, 4H]) and h indices before each step, for some sequences."""
+    formats, d = observation.network.formats, direction
+    x = np.concatenate([in_order(observation.input_index(number, n), d) for n in members])
+    h = np.concatenate([observation.before(number, d, n) for n in members])
+    error = np.broadcast_to(layer.low_bias[d], (len(x), layer.low_bias.shape[1])).copy()
+    for values, index, offset, scale, step in (
+        (x, layer.wx_index[d], layer.wx_offset[d], layer.wx_scale[d], layer.x_scale),
+        (h, layer.wh_index[d], layer.wh_offset[d], layer.wh_scale[d], layer.h_scale),
+    ):
+        low = quantise.low_activations(values, formats).astype(np.float32)
+        low = low @ quantise.low_indices(index, offset, formats).astype(np.float32).T
+        high = values.astype(np.float32) @ index.astype(np.float32).T
+        error += (low * np.float32(4.0**formats.shift) - high) * (scale * np.float32(step))
+    return error, h
