@@ -90,21 +90,33 @@ cdef inline bint open_loop(int64_t kind) noexcept nogil:
     return kind == STATIC or kind == RANDOM or kind == SCHEDULE
 
 
-cdef inline void peak_transition(int32_t* phase, int32_t* counter, bint outside, const int64_t* counts) noexcept nogil:
-    """counts: [profile_steps, max_stable, max_peak, beta * 2^12]; called in the phases stable and peak."""
-    if phase[0] == STABLE:
-        if outside:
-            phase[0] = IN_PEAK
-            counter[0] = 0
-        elif counter[0] > counts[1]:
-            phase[0] = PROFILING
-            counter[0] = 0
-    elif not outside:
+ctypedef fused extreme:
+    float
+    int32_t
+
+
+cdef inline void profile(int32_t* phase, int32_t* counter, extreme* minimum, extreme* maximum, extreme c,
+                         const int64_t* counts) noexcept nogil:
+    """One step of the phase profiling, the counter already moved on; counts as for `compare`."""
+    if counter[0] == 1 or c < minimum[0]:
+        minimum[0] = c
+    if counter[0] == 1 or c > maximum[0]:
+        maximum[0] = c
+    if counter[0] == counts[0]:
         phase[0] = STABLE
         counter[0] = 0
-    elif counter[0] > counts[2]:
+
+
+cdef inline void compare(int32_t* phase, int32_t* counter, extreme* minimum, extreme* maximum, bint outside,
+                         const int64_t* counts) noexcept nogil:
+    """One step of the phases stable and peak; counts: [profile_steps, max_stable, max_peak, beta * 2^12]."""
+    if outside != (phase[0] == IN_PEAK):
+        phase[0] = IN_PEAK if outside else STABLE
+        counter[0] = 0
+    elif counter[0] > (counts[2] if outside else counts[1]):
         phase[0] = PROFILING
         counter[0] = 0
+        minimum[0] = maximum[0] = 0
 
 
 cdef void peak_float(const int64_t* counts, float beta, int32_t* words, const float* c, int64_t hidden,
@@ -114,22 +126,16 @@ cdef void peak_float(const int64_t* counts, float beta, int32_t* words, const fl
     cdef float* minimum = <float*>(words + 2 * hidden)
     cdef float* maximum = <float*>(words + 3 * hidden)
     cdef float margin
+    cdef bint outside
     cdef int64_t k
     for k in range(hidden):
         counter[k] += 1
         if phase[k] == PROFILING:
-            if counter[k] == 1 or c[k] < minimum[k]:
-                minimum[k] = c[k]
-            if counter[k] == 1 or c[k] > maximum[k]:
-                maximum[k] = c[k]
-            if counter[k] == counts[0]:
-                phase[k] = STABLE
-                counter[k] = 0
+            profile(&phase[k], &counter[k], &minimum[k], &maximum[k], c[k], counts)
         else:
             margin = beta * (maximum[k] - minimum[k])
-            peak_transition(&phase[k], &counter[k], c[k] > maximum[k] + margin or c[k] < minimum[k] - margin, counts)
-            if phase[k] == PROFILING:
-                minimum[k] = maximum[k] = 0
+            outside = c[k] > maximum[k] + margin or c[k] < minimum[k] - margin
+            compare(&phase[k], &counter[k], &minimum[k], &maximum[k], outside, counts)
         low[k] = phase[k] != IN_PEAK
 
 
@@ -139,22 +145,16 @@ cdef void peak_fixed(const int64_t* counts, int32_t* words, const int16_t* c, in
     cdef int32_t* minimum = words + 2 * hidden
     cdef int32_t* maximum = words + 3 * hidden
     cdef int64_t margin
+    cdef bint outside
     cdef int64_t k
     for k in range(hidden):
         counter[k] += 1
         if phase[k] == PROFILING:
-            if counter[k] == 1 or c[k] < minimum[k]:
-                minimum[k] = c[k]
-            if counter[k] == 1 or c[k] > maximum[k]:
-                maximum[k] = c[k]
-            if counter[k] == counts[0]:
-                phase[k] = STABLE
-                counter[k] = 0
+            profile(&phase[k], &counter[k], &minimum[k], &maximum[k], <int32_t>c[k], counts)
         else:
             margin = (counts[3] * (<int64_t>maximum[k] - minimum[k]) + 2048) >> 12
-            peak_transition(&phase[k], &counter[k], c[k] > maximum[k] + margin or c[k] < minimum[k] - margin, counts)
-            if phase[k] == PROFILING:
-                minimum[k] = maximum[k] = 0
+            outside = c[k] > maximum[k] + margin or c[k] < minimum[k] - margin
+            compare(&phase[k], &counter[k], &minimum[k], &maximum[k], outside, counts)
         low[k] = phase[k] != IN_PEAK
 
 
