@@ -10,14 +10,14 @@ import numpy as np
 from traces import schema, store
 from traces.errors import InputError
 from traces.fields import Node, conform, present
-from traces.ragged import check_ids, check_offsets, ids_of, offsets_of, position
+from traces.ragged import Ragged, check_ids, check_offsets, ids_of, offsets_of, position
 
 SPEC = schema.SCHEMAS["data"]
 _BLOCK = 1 << 16
 """Steps that are held at once when all of a file's are visited."""
 
 
-class Sequences:
+class Sequences(Ragged):
     """What data in memory and data in a file have in common."""
 
     name: str
@@ -25,7 +25,6 @@ class Sequences:
     licence: str
     metric: str | None
     ids: np.ndarray
-    offsets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,16 +40,6 @@ class Sequences:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.sequence(number) for number in range(len(self)))
-
-    @property
-    def total(self) -> int:
-        """Steps of all sequences together."""
-        return int(self.offsets[-1])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Steps of each sequence, int64 [S]."""
-        return np.diff(self.offsets)
 
     @property
     def tokens(self) -> bool:

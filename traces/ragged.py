@@ -7,6 +7,23 @@ import numpy as np
 from traces.errors import InputError
 
 
+class Ragged:
+    """What everything that holds sequences knows of their lengths."""
+
+    offsets: np.ndarray
+    """First step of each sequence among all steps, then their total: int64 [S + 1]."""
+
+    @property
+    def total(self) -> int:
+        """Steps of all sequences together."""
+        return int(self.offsets[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each sequence, int64 [S]."""
+        return np.diff(self.offsets)
+
+
 def offsets_of(lengths: Any) -> np.ndarray:
     """Offsets int64 [S + 1] from lengths [S]; InputError unless there is a sequence and none is empty."""
     lengths = np.asarray(lengths)

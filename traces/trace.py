@@ -9,7 +9,7 @@ import numpy as np
 from traces import plan, schema, store
 from traces.errors import InputError
 from traces.fields import Node
-from traces.ragged import check_ids, check_offsets, position
+from traces.ragged import Ragged, check_ids, check_offsets, position
 
 _BLOCK = 1 << 22
 """Bytes of a plan that are held at once when all of it is visited."""
@@ -87,7 +87,7 @@ class TraceLayer:
             return self._arrays[name][direction, start:stop]
 
 
-class Trace:
+class Trace(Ragged):
     """An open trace file; a context manager. Plans and states are read as they are asked for.
 
     Attributes
@@ -145,16 +145,6 @@ class Trace:
                 )
             if "cell" in child.arrays and child.arrays["cell"].dtype != cell:
                 raise InputError(f"layers/{number}/cell must hold {np.dtype(cell)} in profile {self.profile}")
-
-    @property
-    def total(self) -> int:
-        """Steps of all sequences together."""
-        return int(self.offsets[-1])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Steps of each sequence, int64 [S]."""
-        return np.diff(self.offsets)
 
     @property
     def low_share(self) -> float:
