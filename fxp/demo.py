@@ -12,6 +12,7 @@ from fxp import evaluation, networks, picture
 from fxp.calibration import calibrate
 from fxp.emulator import emulate
 from fxp.network import load, save
+from fxp.observation import subset
 from traces import InputError
 
 MACHINE, BASELINE = "epur-dyn", "epur-sip"
@@ -21,19 +22,13 @@ FILES = {"model": "model.h5", "trace": "trace.h5", "estimate": "estimate.h5", "p
 def _data(sequences: int) -> traces.Data:
     """The first held-out sequences of the bundled data."""
     with traces.open(networks.path("kjv", "data.h5"), kind="data") as source:
-        data = source.read()
-    count = min(sequences, len(data))
-    stop = int(data.offsets[count])
-    assert data.labels is not None
-    return traces.Data(
-        data.values[:stop], data.offsets[: count + 1], data.labels[:stop], data.ids[:count],
-        data.metric, data.name, data.origin, data.licence,
-    )  # fmt: skip
+        return subset(source, range(min(sequences, len(source))))
 
 
 def total_steps(sequences: int) -> int:
     """Steps that the demo emulates: five controllers on every sequence."""
-    return _data(sequences).total * 5
+    with traces.open(networks.path("kjv", "data.h5"), kind="data") as source:
+        return int(source.lengths[:sequences].sum()) * 5
 
 
 def _cost(run: Any, machine: str, baseline: str | None) -> Any:

@@ -88,7 +88,9 @@ class Emulation:
         return self._engine.group_size if self._built_in else 1
 
     def start(self, identity: int, length: int | None) -> SequenceState:
-        """The state of a sequence before its first step (unidirectional networks)."""
+        """The state of a sequence before its first step; a bidirectional network starts its layers one by one."""
+        if self.network.directions == 2:
+            return SequenceState(identity, length, 0, [])
         layers = [self._start(self._site(identity, length, n, 0))[0] for n in range(len(self.network.layers))]
         return SequenceState(identity, length, 0, layers)
 
@@ -228,8 +230,8 @@ def stream(
 
     Parameters
     ----------
-    consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece, from any of the
-    threads
+    consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece,
+        from any of the threads
     threads : sequences run side by side
     progress : called with the number of steps done since the last call
     """
@@ -315,8 +317,6 @@ def _starting_states(
     lengths: Sequence[int | None],
 ) -> list[SequenceState]:
     if state is None:
-        if network.directions == 2:
-            return [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
         return [emulation.start(i, n) for i, n in zip(ids, lengths, strict=True)]
     states = copy.deepcopy(state.sequences)
     shares = _has_shares(emulation.controller)
@@ -437,7 +437,7 @@ def emulate(
         ids = carried
     lengths = declared_lengths(network, source, sequence_length, None if state is None else state.sequences)
 
-    run = Run.allocate(network, source.lengths, ids, record, controllers.describe(controller))
+    run = Run(network, source.lengths, ids, record, controllers.describe(controller))
     with ExitStack() as stack:
         sinks: list[Any] = [run]
         emulation = Emulation(network, controller, engine, sinks, record)
@@ -448,10 +448,9 @@ def emulate(
                 stack.enter_context(open_trace(trace, network, source.lengths, ids, record, controller, data_digest))
             )
         outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
-        scale = np.float32(network.layers[-1].h_scale)
 
         def consume(number: int, start: int, hidden: np.ndarray) -> None:
-            outputs[number][start : start + len(hidden)] = hidden.astype(np.float32) * scale
+            outputs[number][start : start + len(hidden)] = network.dequantised(hidden)
 
         stream(network, source, emulation, states, consume, threads, progress)
     run.outputs = np.stack(outputs) if source.dense else outputs

@@ -13,7 +13,7 @@ import numpy as np
 
 import accel.controllers as controllers
 from fxp import floating
-from fxp.emulator import Emulation, SequenceState, check_lengths, open_trace, stream
+from fxp.emulator import Emulation, check_lengths, open_trace, sequence_numbers, stream
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.quantise import float_layers
@@ -309,28 +309,22 @@ def emulate_scored(
 
     Parameters
     ----------
-    keep : whether what `record` names is kept in memory (it goes to the trace in any case); memory does not grow
-    with the length
-        of the data if not
+    keep : whether what `record` names is kept in memory (it goes to the trace in any case); if not, memory does not
+        grow with the length of the data
     score : whether to compute the metric; sums are zero otherwise
     """
     network, inputs = scorer.network, scorer.inputs
-    ids = list(inputs.default_ids or range(len(inputs)))
-    run = Run.allocate(network, inputs.lengths, ids, record if keep else (), controllers.describe(controller))
+    ids = sequence_numbers(None, inputs)
+    run = Run(network, inputs.lengths, ids, record if keep else (), controllers.describe(controller))
     sinks: list[Any] = [run]
     emulation = Emulation(network, controller, engine, sinks, record)
-    lengths = [int(n) for n in inputs.lengths]
-    if network.directions == 2:
-        states = [SequenceState(i, n, 0, []) for i, n in zip(ids, lengths, strict=True)]
-    else:
-        states = [emulation.start(i, n) for i, n in zip(ids, lengths, strict=True)]
+    states = [emulation.start(i, int(n)) for i, n in zip(ids, inputs.lengths, strict=True)]
     check_lengths(controller, inputs, states)
     totals = np.zeros(len(inputs))
-    scale = np.float32(network.layers[-1].h_scale)
 
     def consume(number: int, start: int, hidden: np.ndarray) -> None:
         if score:
-            totals[number] += scorer.score(number, start, hidden.astype(np.float32) * scale)
+            totals[number] += scorer.score(number, start, network.dequantised(hidden))
 
     if trace is None:
         stream(network, inputs, emulation, states, consume, threads, progress)
@@ -387,8 +381,7 @@ def evaluate(
         Without labels or head, the metric is the mean squared difference of h from the float network.
     controllers : sequence, optional
         Controllers of `accel`, users' own, or "float"; default: float, static high, static low, random at the low
-        share of
-        peak, and peak.
+        share of peak, and peak.
     engine, threads, progress : as in `emulate`
 
     Returns

@@ -6,6 +6,8 @@ import os
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 import traces
 from fxp.formats import Formats
 
@@ -61,6 +63,10 @@ class Network:
         """Outputs of the last layer, both directions together."""
         last = self.model.layers[-1]
         return last.directions * last.output_size
+
+    def dequantised(self, hidden: np.ndarray) -> np.ndarray:
+        """Outputs float32 of h indices int8 of the last layer (`docs/numerics.md`, 4.4)."""
+        return hidden.astype(np.float32) * np.float32(self.model.layers[-1].h_scale)
 
     @cached_property
     def digest(self) -> str:

@@ -118,18 +118,6 @@ class Run:
         self.outputs: Any = None
         self.state: Any = None
 
-    @classmethod
-    def allocate(
-        cls,
-        network: Network,
-        lengths: np.ndarray,
-        ids: Sequence[int],
-        record: Sequence[str],
-        controller: dict[str, Any],
-    ) -> Run:
-        """A run whose arrays are still to be filled."""
-        return cls(network, lengths, ids, record, controller)
-
     def write(self, layer: int, direction: int, row: int, low: np.ndarray, **values: np.ndarray | None) -> None:
         """Keep the rows of a piece (those quantities that are recorded)."""
         for name, rows in (("plan", low), *values.items()):
