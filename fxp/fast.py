@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,24 @@ import numpy as np
 from fxp.engines import CompiledEngine, Job, Piece
 from fxp.formats import Profile
 from fxp.kernels import fast
-from fxp.packed import FastDirection, aligned
+from fxp.packed import LINE, FastDirection, aligned
 
 GROUP = 16  # sequences side by side
+
+
+@cache
+def machine() -> tuple[str, str, str]:
+    """Triple, processor and features that Numba compiles for."""
+    from numba.core.registry import cpu_target
+
+    return cpu_target.target_context.codegen().magic_tuple()
 
 
 def available() -> bool:
     """Whether this machine, as Numba compiles for it, has AVX2; the environment variable FXP_PORTABLE=1 says no."""
     if os.environ.get("FXP_PORTABLE", "0") not in ("", "0"):
         return False
-    from numba.core.registry import cpu_target
-
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    triple, _, features = machine()
     return triple.startswith("x86_64") and "+avx2" in features.split(",")
 
 
@@ -63,26 +70,29 @@ class Workspace:
         self.offsets = np.concatenate([[0], np.cumsum([len(job.x) for job in jobs])]).astype(np.int64)
         self.begins = np.array([job.step for job in jobs], np.int64)
         self.x = np.ascontiguousarray(np.concatenate([job.x for job in jobs]) if count > 1 else jobs[0].x)
-        self.h = aligned((count, 64 * rows.h_pairs), np.int8)
-        self.c = aligned((count, size), jobs[0].state.c.dtype)
-        self.low = aligned((count, size), np.uint8)
+        reach = 256 * (rows.x_pairs + rows.h_pairs) + 128
+        kind = jobs[0].state.c.dtype
+        wide = _up(rows.hidden, 64)
+        sizes = (
+            count * 64 * rows.h_pairs, count * size * kind.itemsize, count * size, 64 * rows.x_pairs, count * reach,
+            count * size * 32, 16 * size, 4 * max(size, count) + 32, wide, 2 * wide, 4 * _up(rows.output, 8) + 32,
+        )  # fmt: skip
+        starts = [0]
+        for length in sizes:
+            starts.append(starts[-1] + _up(length, LINE))
+        self.memory = aligned((starts[-1],), np.uint8)
+        base = self.memory.ctypes.data
+        self.h = self.memory[: sizes[0]].view(np.int8).reshape(count, -1)
+        self.c = self.memory[starts[1] : starts[1] + sizes[1]].view(kind).reshape(count, -1)
+        self.low = self.memory[starts[2] : starts[2] + sizes[2]].reshape(count, -1)
         self.words = np.stack([job.state.words for job in jobs])
         for g, job in enumerate(jobs):
             self.h[g, : rows.output] = job.state.h
             self.c[g, : rows.hidden], self.low[g, : rows.hidden] = job.state.c, job.state.low
-        reach = 256 * (rows.x_pairs + rows.h_pairs) + 128
-        self.scratch = (
-            aligned((64 * rows.x_pairs,), np.int8),
-            aligned((count, reach), np.uint8),
-            aligned((count, size, 8), np.int32),
-            aligned((4, size), np.int32),
-            np.zeros(max(size, count) + 8, np.int32),
-            aligned((_up(rows.hidden, 64),), np.int8),
-            aligned((2 * _up(rows.hidden, 64),), np.uint8),
-            aligned((_up(rows.output, 8) + 8,), np.int32),
-        )
-        arrays = (self.x, self.offsets, self.begins, self.h, self.c, self.low, self.words, *self.scratch)
-        self.group = fast.Group(count, size, reach, *(array.ctypes.data for array in arrays))
+        places = [base + start for start in starts[:-1]]
+        inputs = [array.ctypes.data for array in (self.x, self.offsets, self.begins)]
+        numbers = [count, size, reach, *inputs, *places[:3], self.words.ctypes.data, *places[3:]]
+        self.group = fast.Group(*numbers)
         encoded = [job.encoded for job in jobs]
         self.plans = [e.plan for e in encoded]
         self.controls = (

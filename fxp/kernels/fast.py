@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fxp.kernels import control, rows, vector, wide
-from fxp.kernels.build import inlined, kernel
+from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.vector import load
 
 
@@ -58,7 +58,7 @@ class Record(NamedTuple):
     counts: int  # int64 [G, 2]: low element-steps, overflows; added to
 
 
-@inlined
+@helper
 def prepare_step(shape, row, group, g):
     """Activations of one sequence's step at both precisions."""
     vector.copy(group.source, group.x + row * shape.inputs, shape.inputs)
@@ -101,7 +101,7 @@ def accumulate_one(shape, group, g, overflows):
         byte_elements(shape, order, first, hidden, shape.low, v, out, overflows)
 
 
-@inlined
+@helper
 def byte_elements(shape, order, start, stop, base, v, out, overflows):
     """One sequence's elements in `order` from `start` to `stop`, from rows of bytes at address base."""
     stride = 128 * (shape.x_blocks + shape.h_blocks)
@@ -114,7 +114,7 @@ def byte_elements(shape, order, start, stop, base, v, out, overflows):
         w = following
 
 
-@inlined
+@helper
 def nibble_elements(shape, order, start, stop, v, out, overflows):
     """The same from rows of nibbles."""
     stride = 128 * (shape.x_pairs + shape.h_pairs)
@@ -132,7 +132,7 @@ def settle(total, shape, group, place, overflows, g):
     vector.store(place + 32 * g * group.size, rows.settled(total, shape, overflows + 16 * g))
 
 
-@inlined
+@helper
 def byte_element(shape, group, w, v, place, overflows, start, stop):
     """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
     order, reach = group.order, group.reach
@@ -146,7 +146,7 @@ def byte_element(shape, group, w, v, place, overflows, start, stop):
         settle(rows.high_element(w, v + a * reach, 0, shape), shape, group, place, overflows, a)
 
 
-@inlined
+@helper
 def nibble_element(shape, group, w, v, terms, place, overflows, start, stop):
     """The same for nibble rows."""
     order, reach = group.order, group.reach
@@ -178,7 +178,7 @@ def accumulate(shape, group, active, overflows):
             byte_element(shape, group, shape.low + k * high_stride, low_v, place, overflows, first, active)
 
 
-@inlined
+@helper
 def project(shape, group, overflows):
     """Accumulators of the projection from the indices in `group.m`, into `group.m_sums`."""
     v = group.m_activations
@@ -197,7 +197,7 @@ def project(shape, group, overflows):
         w += 128 * blocks
 
 
-@inlined
+@helper
 def store(shape, group, g, row, record, cell_bytes):
     """Plan, output, cell state and accumulators of one sequence's step."""
     hidden = shape.hidden

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fxp.kernels import unit, vector
-from fxp.kernels.build import inlined
+from fxp.kernels.build import helper, inlined
 from fxp.kernels.vector import add32, load_doubles, load_reals, mul32, shift_left, shift_right, spread, spread_real
 
 LEAST32, MOST32 = np.float64(-2147483648.0), np.float64(2147483647.0)
@@ -96,7 +96,7 @@ def columns(s):
     )  # fmt: skip
 
 
-@inlined
+@helper
 def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
     """Cell state, and output indices (before a projection), of all elements of a sequence.
 
@@ -201,7 +201,7 @@ def to_index_fixed(v, first, last, top):
     return vector.join(a, b)
 
 
-@inlined
+@helper
 def unit_fixed(constants, hidden, size, shift, sums, flags, z, c, m, top):
     """`unit_float` in the `fixed` profile; c int16 [H]."""
     table, row = constants.table, 4 * size

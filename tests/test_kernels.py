@@ -1,0 +1,222 @@
+"""The AVX2 kernels: exact against NumPy's integers, the same bits as the portable ones, alone and in groups; their cache and switch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import accel
+import fxp
+import traces
+from fxp import engines, fast
+from fxp.kernels import build
+
+RECORD = ("plan", "cell", "hidden", "accumulators")
+needs_avx2 = pytest.mark.skipif(not fast.available(), reason="needs AVX2")
+
+
+def network(
+    inputs: int,
+    hidden: int,
+    kind: str = "uniform",
+    high: int = 8,
+    low: int = 4,
+    profile: str = "float32",
+    bits: int = 32,
+    overflow: str = "wrap",
+    projection: int = 0,
+    directions: int = 1,
+) -> fxp.Network:
+    """One random layer; kind "extreme": every weight +-top, whole rows of one sign."""
+    rng = np.random.default_rng((inputs, hidden, high, low))
+    top, output = 2 ** (high - 1) - 1, projection or hidden
+    f32 = np.float32
+
+    def index(rows: int, columns: int) -> np.ndarray:
+        shape = (directions, rows, columns)
+        if kind == "extreme":
+            return (top * rng.choice([-1, 1], (directions, rows, 1)) * np.ones(shape, int)).astype(np.int8)
+        return rng.integers(-top, top + 1, shape).astype(np.int8)
+
+    def offset(values: np.ndarray) -> np.ndarray:
+        free = (values >> (high - low)) < 2 ** (low - 1) - 1
+        return (free & (rng.random(values.shape) < 0.5)).astype(np.uint8)
+
+    def steps(rows: int) -> np.ndarray:
+        return rng.uniform(0.1, 2, (directions, rows)).astype(f32) / f32(top * np.sqrt(inputs + output))
+
+    wx, wh = index(4 * hidden, inputs), index(4 * hidden, output)
+    extra = {}
+    if projection:
+        wp = index(output, hidden)
+        extra = {
+            "wp_float": np.zeros(wp.shape, f32), "wp_index": wp, "wp_scale": steps(output), "m_scale": f32(1 / (top + 1)),
+        }  # fmt: skip
+    layer = traces.Layer(
+        input_size=inputs, hidden_size=hidden, output_size=output, directions=directions, projected=bool(projection),
+        wx_float=np.zeros(wx.shape, f32), wh_float=np.zeros(wh.shape, f32),
+        bias=rng.normal(size=(directions, 4 * hidden)).astype(f32), low_bias=np.zeros((directions, 4 * hidden), f32),
+        wx_index=wx, wh_index=wh, wx_offset=offset(wx), wh_offset=offset(wh),
+        wx_scale=steps(4 * hidden), wh_scale=steps(4 * hidden),
+        x_scale=f32(1), h_scale=f32(1 / (top + 1)), input_scale=np.ones(inputs, f32), **extra,
+    )  # fmt: skip
+    model = traces.Model(
+        "kernels", layers=[layer], high=high, low=low, profile=profile, accumulator_bits=bits, overflow=overflow
+    )
+    return fxp.Network(model)
+
+
+def indices(kind: str, shape: tuple[int, ...], top: int) -> np.ndarray:
+    """Features that are their own indices (the step of x is one)."""
+    rng = np.random.default_rng(shape)
+    if kind == "extreme":
+        return (top * rng.choice([-1, 1], (shape[0], 1)) * np.ones(shape)).astype(np.float32)
+    return rng.integers(-top, top + 1, shape).astype(np.float32)
+
+
+def same(a: fxp.Run, b: fxp.Run) -> None:
+    for one, other in zip(a.layers, b.layers, strict=True):
+        for name, array in one.arrays.items():
+            assert array.tobytes() == other.arrays[name].tobytes(), name
+        assert (one.low_count == other.low_count).all()
+        assert (one.overflow_count == other.overflow_count).all()
+    for one, other in zip(a.outputs, b.outputs, strict=True):
+        assert one.tobytes() == other.tobytes()
+    for one, other in zip(a.state.sequences, b.state.sequences, strict=True) if a.state else ():
+        for left, right in zip(one.layers, other.layers, strict=True):
+            for name in ("h", "c", "low", "words"):
+                assert getattr(left, name).tobytes() == getattr(right, name).tobytes(), name
+
+
+def low_of(index: np.ndarray, high: int, low: int) -> np.ndarray:
+    shift = high - low
+    return np.minimum((index + (1 << shift >> 1)) >> shift, 2 ** (low - 1) - 1)
+
+
+@needs_avx2
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["uniform", "extreme"])
+@pytest.mark.parametrize("inputs", [*range(1, 71), 127, 128, 129, 255, 256, 257, 319, 320, 321, 20000])
+def test_sums_are_exact(inputs, kind, share):
+    """The x part of every gate against 64-bit integers; the largest sums there are where everything has one sign."""
+    net = network(inputs, 3, kind)
+    x = indices(kind, (3, inputs), 127)
+    run = fxp.emulate(net, [x], accel.Random(share, 1), engine="fast", record=RECORD)
+    layer, index = net.layers[0], x.astype(np.int64)
+    weight = layer.wx_index[0].astype(np.int64)
+    low_weight = (weight >> 4) + layer.wx_offset[0]
+    mask = np.tile(run.layers[0].low(0), 4)
+    expected = np.where(mask, low_of(index, 8, 4) @ low_weight.T, index @ weight.T)
+    assert (run.layers[0].accumulators(0)[:, 0] == expected).all()
+
+
+@needs_avx2
+@pytest.mark.parametrize("weight", [-8, 7])
+@pytest.mark.parametrize("value", [-127, 127, 0])
+def test_nibbles_at_their_ends(weight, value):
+    """Every low weight -8 or 7 against every low activation -8, 7 or 0: the largest partial sums of 16 bits."""
+    net = network(1000, 2)
+    layer = net.layers[0]
+    layer.wx_index[:] = -127 if weight < 0 else 127
+    layer.wx_offset[:] = 0
+    x = np.full((2, 1000), value, np.float32)
+    run = fxp.emulate(net, [x], accel.Static(4), engine="fast", record=RECORD)
+    assert (run.layers[0].accumulators(0)[:, 0] == 1000 * weight * {-127: -8, 127: 7, 0: 0}[value]).all()
+
+
+@needs_avx2
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 70])
+def test_portable_gives_the_same_bits(profile, size):
+    for variant, (bits, overflow) in enumerate(((32, "wrap"), (12, "wrap"), (13, "clamp"))):
+        net = network(
+            71 - size, size, ("uniform", "extreme")[variant % 2], profile=profile, bits=bits, overflow=overflow,
+            projection=size // 2 if variant else 0, directions=1 + variant % 2,
+        )  # fmt: skip
+        x = [indices("uniform", (steps, 71 - size), 127) for steps in (9, 1, 4, 9, 5)]
+        for controller in (accel.Random(0.5, 3), accel.Peak(0.1, 2, 3, 2), accel.Delta(0.05)):
+            runs = [fxp.emulate(net, x, controller, engine=name, record=RECORD) for name in ("portable", "fast")]
+            same(*runs)
+            assert (runs[0].overflows > 0) == (bits < 32) or size < 9
+
+
+@needs_avx2
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("widths", [(8, 8), (8, 7), (8, 5), (7, 6), (8, 3), (6, 2), (4, 4), (2, 2)])
+def test_every_pair_of_widths(profile, widths):
+    net = network(37, 21, high=widths[0], low=widths[1], profile=profile)
+    x = [indices("uniform", (steps, 37), 2 ** (widths[0] - 1) - 1) for steps in (6, 3, 6)]
+    runs = [fxp.emulate(net, x, accel.Random(0.5), engine=name, record=RECORD) for name in ("portable", "fast")]
+    same(*runs)
+
+
+@needs_avx2
+def test_grouping_changes_nothing(monkeypatch):
+    net = network(40, 24)
+    x = [indices("uniform", (steps, 40), 127) for steps in (5, 11, 1, 8, 8, 3, 11)]
+    runs = []
+    for size in (1, 2, 3, 16):
+        monkeypatch.setattr(fast.FastEngine, "group_size", size)
+        runs += [fxp.emulate(net, x, accel.Peak(0.1, 2, 3, 2), threads=threads, record=RECORD) for threads in (1, 2)]
+    for run in runs[1:]:
+        same(runs[0], run)
+
+
+# The cache and the switch
+
+
+def test_kernels_are_stamped_with_all_sources():
+    from fxp.kernels import portable
+
+    for function in (portable.run_float, portable.run_fixed):
+        assert function._cache._cache_file._source_stamp == build.SOURCES
+
+
+def test_edited_helper_is_compiled_again(tmp_path):
+    """A kernel in one file, its helper in another: the trap of caches that look at one file's time stamp."""
+    package = tmp_path / "small"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    shutil.copy(Path(build.__file__), package / "build.py")
+    (package / "kernel.py").write_text(
+        "from small.build import kernel\nfrom small.part import part\n\n@kernel\ndef run(x):\n    return part(x) + 1\n"
+    )
+    part = "from small.build import helper\n\n@helper\ndef part(x):\n    return x * {}\n"
+    program = "from small.kernel import run; print(run(7), sum(run.stats.cache_hits.values()))"
+
+    def result(factor: int) -> str:
+        (package / "part.py").write_text(part.format(factor))
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert [result(2), result(2), result(3)] == ["15 0", "15 1", "22 0"]
+
+
+def test_switch(monkeypatch):
+    net = network(5, 4)
+    monkeypatch.setenv("FXP_PORTABLE", "1")
+    assert not fast.available()
+    assert type(engines.make("fast", net)) is engines.CompiledEngine
+    monkeypatch.setenv("FXP_PORTABLE", "0")
+    assert isinstance(engines.make("fast", net), fast.FastEngine) == fast.available()
+    assert type(engines.make("portable", net)) is engines.CompiledEngine
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (("x86_64-unknown-linux-gnu", "znver3", "+avx,+avx2,+fma"), True),
+        (("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2,-avx2"), False),
+        (("x86_64-unknown-linux-gnu", "generic", ""), False),
+        (("aarch64-unknown-linux-gnu", "generic", "+neon"), False),
+    ],
+)
+def test_features_decide(monkeypatch, machine, expected):
+    monkeypatch.delenv("FXP_PORTABLE", raising=False)
+    monkeypatch.setattr(fast, "machine", lambda: machine)
+    assert fast.available() is expected
