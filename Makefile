@@ -21,8 +21,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.run
+docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
 
 # The sentinels say which set of packages the environment holds and are older than whatever they depend on
 # as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.

@@ -46,21 +46,34 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def prepare(hidden: int, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+def sessions(hidden: int) -> dict[str, onnxruntime.InferenceSession]:
     logging.getLogger().setLevel(logging.ERROR)
-    x = torch_lstm.inputs(hidden, batch, steps).numpy()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         onnx.save(model(torch_lstm.lstm(hidden)), base / "float32")
-        sessions = {"ONNX Runtime float32": session(base / "float32")}
+        found = {"ONNX Runtime float32": session(base / "float32")}
         for name, kind in (("u8", QuantType.QUInt8), ("s8", QuantType.QInt8)):
             quantize_dynamic(base / "float32", base / name, op_types_to_quantize=["LSTM"], weight_type=kind)
-            sessions[f"ONNX Runtime {name}"] = session(base / name)
+            found[f"ONNX Runtime {name}"] = session(base / name)
+    return found
+
+
+def functions(hidden: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Functions from float32 [steps, batch, hidden] to h of the same shape."""
+
+    def whole(one: onnxruntime.InferenceSession) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: one.run(None, {"X": x})[0][:, 0]
+
+    return {name: whole(one) for name, one in sessions(hidden).items()}
+
+
+def prepare(hidden: int, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+    x = torch_lstm.inputs(hidden, batch, steps).numpy()
 
     def timed(one: onnxruntime.InferenceSession) -> Callable[[], object]:
         return lambda: one.run(None, {"X": x})
 
-    return {name: timed(one) for name, one in sessions.items()}
+    return {name: timed(one) for name, one in sessions(hidden).items()}
 
 
 def version() -> str:

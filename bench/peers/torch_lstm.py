@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 
@@ -19,12 +20,30 @@ def inputs(hidden: int, batch: int, steps: int) -> torch.Tensor:
     return torch.randn(steps, batch, hidden, generator=torch.Generator().manual_seed(batch))
 
 
-def prepare(hidden: int, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+def modules(hidden: int) -> dict[str, torch.nn.Module]:
     torch.set_num_threads(1)
-    layer, x = lstm(hidden), inputs(hidden, batch, steps)
+    layer = lstm(hidden)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dynamic = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(layer), {torch.nn.LSTM}, dtype=torch.qint8)
+    return {"torch float32": layer, "torch dynamic int8": dynamic}
+
+
+def functions(hidden: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Functions from float32 [steps, batch, hidden] to h of the same shape."""
+
+    def whole(module: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+        def process(x: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return module(torch.from_numpy(x))[0].numpy()
+
+        return process
+
+    return {name: whole(module) for name, module in modules(hidden).items()}
+
+
+def prepare(hidden: int, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+    x = inputs(hidden, batch, steps)
 
     def timed(module: torch.nn.Module) -> Callable[[], object]:
         def process() -> object:
@@ -33,7 +52,7 @@ def prepare(hidden: int, batch: int, steps: int) -> dict[str, Callable[[], objec
 
         return process
 
-    return {"torch float32": timed(layer), "torch dynamic int8": timed(dynamic)}
+    return {name: timed(module) for name, module in modules(hidden).items()}
 
 
 def version() -> str:
