@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from accel import workload
+from accel.control import MASK, Control
 from accel.cycles import Memo
 from accel.estimates import Cost, measure
 from accel.machine import Machine
@@ -55,7 +56,7 @@ def baselines(
             ("fixed high", reference, work),
             ("fixed low", reference, lowest),
             ("static, bits per layer", reference, work.fixed(by_layer)),
-            ("static, per element", design, work.planned(_per_element(work, shares))),
+            ("static, per element", design, work.planned(_per_element(work, shares), Control(MASK))),
             ("dynamic, per layer and step", design, work.planned(_per_step(work, shares))),
             ("dynamic, per element", design, work),
             ("dynamic, never low", design, work.planned(constant_rows(work.layers, False))),

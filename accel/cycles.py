@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from accel import pipeline
+from accel.control import Control
 from accel.machine import GATES, Machine
 from accel.workload import BLOCK, Shape, Workload
 from traces import InputError
@@ -42,11 +43,14 @@ class Timing:
     busy : int64 [D, S]
         Cycles in which the dot-product units work, by the plan alone.
     low_count : int64 [D, S]
+    readout : int64 [D, S]
+        Part of `busy` that is the readout neuron's.
     """
 
     cycles: np.ndarray
     busy: np.ndarray
     low_count: np.ndarray
+    readout: np.ndarray
 
 
 @dataclass
@@ -117,16 +121,18 @@ def check_precisions(machine: Machine, workload: Workload) -> None:
             )
 
 
-def parameters(machine: Machine, shape: Shape, readout: bool = False) -> Parameters:
+def parameters(machine: Machine, shape: Shape, control: Control, layer: int = 0) -> Parameters:
     """Parameters of the kernel for a layer."""
+    readout = control.inputs(layer)
     per_unit = GATES // int(machine.units)
     numbers = np.zeros(pipeline.PARAMETERS, np.int64)
     chain = latencies(machine)
     interval = int(machine.multifunction.interval)
     if machine.precision_unit is not None and machine.dynamic:
-        numbers[pipeline.DYNAMIC] = 1
+        numbers[pipeline.DYNAMIC] = int(control.follows_cell)
         numbers[pipeline.DECIDE] = int(machine.precision_unit.latency)
-        interval = max(interval, int(machine.precision_unit.interval))
+        if control.follows_cell:
+            interval = max(interval, int(machine.precision_unit.interval))
         if readout:
             numbers[pipeline.READOUT] = 2 if machine.precision_unit.readout.value == "exposed" else 1
     numbers[pipeline.DEPTH] = int(machine.datapath.prefetched_groups)
@@ -143,7 +149,7 @@ def parameters(machine: Machine, shape: Shape, readout: bool = False) -> Paramet
         (inputs, shape.high, per_unit, False),
         (inputs, shape.low, per_unit, low_uses_offsets(machine, shape)),
         ((shape.hidden_size,) if shape.projected else (), shape.high, 1, False),
-        ((2 * shape.output_size,), shape.high, 1, False),
+        ((readout,) if readout else (), shape.high, 1, False),
     )
     sizes = [group_sizes(machine, parts, bits) * times for parts, bits, times, _ in kinds]
     fetch = np.zeros((len(kinds), max(map(len, sizes))), np.int64)
@@ -178,7 +184,7 @@ def run(workload: Workload, machine: Machine, memo: Memo | None = None) -> list[
     memo = memo if memo is not None else Memo()
     timings = []
     for number, shape in enumerate(workload.layers):
-        par = parameters(machine, shape, workload.readout)
+        par = parameters(machine, shape, workload.control, number)
         spent, low = [], []
         for direction in range(shape.directions):
             key = (number, direction, workload.rows, shape, par.key())
@@ -187,7 +193,10 @@ def run(workload: Workload, machine: Machine, memo: Memo | None = None) -> list[
             spent.append(memo.results[key][0])
             low.append(memo.results[key][1])
         cycles, low_count = np.stack(spent), np.stack(low)
-        timings.append(Timing(cycles, _busy(workload, shape, par, low_count), low_count))
+        asked = np.zeros_like(low_count)
+        if par.numbers[pipeline.READOUT]:
+            asked += (workload.lengths - 1) * par.groups[pipeline.READ] * par.cycles[pipeline.READ]
+        timings.append(Timing(cycles, _busy(workload, shape, par, low_count) + asked, low_count, asked))
     return timings
 
 
@@ -220,7 +229,5 @@ def _direction(
 def _busy(workload: Workload, shape: Shape, par: Parameters, low_count: np.ndarray) -> np.ndarray:
     each = par.groups * par.cycles
     steps = workload.lengths * (par.numbers[pipeline.PROJECTIONS] * each[pipeline.PROJECTED])
-    if par.numbers[pipeline.READOUT]:
-        steps = steps + (workload.lengths - 1) * each[pipeline.READ]
     high = workload.lengths * shape.hidden_size - low_count
     return high * each[pipeline.HIGH] + low_count * each[pipeline.LOW] + steps

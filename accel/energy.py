@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from accel import control as controls
+from accel.control import Control
 from accel.cycles import Timing, group_sizes, low_uses_offsets
-from accel.machine import GATES, WORD_BITS, Machine, Memory
+from accel.machine import GATES, WORD_BITS, Machine, Memory, PrecisionUnit
 from accel.traffic import Traffic
 from accel.workload import Shape, Workload
 
@@ -55,15 +57,31 @@ def run(
         steps = workload.steps * shape.directions
         if shape.projected:
             _products(ledger, machine, (shape.hidden_size,), shape.high, shape.output_size * steps, False)
-        if workload.readout and machine.dynamic:
-            # The last step of a sequence has no decision to prepare.
-            asked = steps - len(workload.lengths) * shape.directions
-            _products(ledger, machine, (2 * shape.output_size,), shape.high, asked, False)
+        _readout(ledger, machine, workload, number)
         _units(ledger, machine, shape, steps)
+        if machine.dynamic and machine.precision_unit is not None:
+            _decisions(ledger[PRECISION], machine.precision_unit, workload.control, shape, steps)
         _buffers(ledger, machine, shape, steps, number == 0, traffic.demands[number].step_words)
-        _loads(ledger, machine, traffic, number, steps)
+        _loads(ledger, machine, traffic, number, steps, workload.control.inputs(number) if machine.dynamic else 0)
     _static(ledger, workload, machine, timings, traffic)
     return ledger
+
+
+def readout_pj(workload: Workload, machine: Machine) -> float:
+    """Dynamic energy of the readout neurons alone, which `run` counts with the memories and units that they use."""
+    ledger = {name: Component() for name in COMPONENTS}
+    for number in range(len(workload.layers)):
+        _readout(ledger, machine, workload, number)
+    return sum(part.dynamic_pj for part in ledger.values())
+
+
+def _readout(ledger: dict[str, Component], machine: Machine, workload: Workload, number: int) -> None:
+    """The readout neuron of a layer: one more row at high precision, in one unit."""
+    inputs, shape = workload.control.inputs(number), workload.layers[number]
+    if inputs and machine.dynamic:
+        # The last step of a sequence has no decision to prepare.
+        asked = (workload.steps - len(workload.lengths)) * shape.directions
+        _products(ledger, machine, (inputs,), shape.high, asked, False)
 
 
 def _words(bits: float, memory: Memory) -> int:
@@ -101,7 +119,7 @@ def _products(
 
 
 def _units(ledger: dict[str, Component], machine: Machine, shape: Shape, steps: int) -> None:
-    """Multifunction units and precision unit."""
+    """Multifunction units."""
     unit, part = machine.multifunction, ledger[MULTIFUNCTION]
     parts, elements = int(unit.parts), steps * shape.hidden_size
     outputs = steps * shape.output_size if shape.projected else 0
@@ -112,12 +130,19 @@ def _units(ledger: dict[str, Component], machine: Machine, shape: Shape, steps: 
     part.add("divide", elements * 5, float(unit.divide_energy))
     row = _words(int(unit.row_constants) * 8, unit.constants)
     part.add("constants_read", (elements * GATES + outputs) * row, float(unit.constants.read))
-    if machine.dynamic and machine.precision_unit is not None:
-        precision = machine.precision_unit
-        words = _words(int(precision.element_state) * 8, precision.buffer) * elements
-        ledger[PRECISION].add("decision", elements, float(precision.decision_energy))
-        ledger[PRECISION].add("read", words, float(precision.buffer.read))
-        ledger[PRECISION].add("write", words, float(precision.buffer.write))
+
+
+def _decisions(part: Component, unit: PrecisionUnit, control: Control, shape: Shape, steps: int) -> None:
+    """Decisions on every element, and their state; elements share a word where several fit."""
+    wanted = controls.need(unit, control)
+    part.add("decision", steps * shape.hidden_size, wanted.decision_pj)
+    for name, bits, energy in (
+        ("read", wanted.read_bits, unit.buffer.read),
+        ("write", wanted.written_bits, unit.buffer.write),
+    ):
+        together = int(unit.buffer.word) // bits if bits else 0
+        words = math.ceil(shape.hidden_size / together) if together else _words(bits, unit.buffer) * shape.hidden_size
+        part.add(name, steps * words, float(energy))
 
 
 def _buffers(
@@ -139,14 +164,16 @@ def _buffers(
     )
 
 
-def _loads(ledger: dict[str, Component], machine: Machine, traffic: Traffic, number: int, steps: int) -> None:
-    """DRAM traffic, and the writing of weights that it brings."""
+def _loads(
+    ledger: dict[str, Component], machine: Machine, traffic: Traffic, number: int, steps: int, readout: int
+) -> None:
+    """DRAM traffic, and the writing of weights that it brings; a readout's lie in one unit and have no offset bits."""
     loaded = float(traffic.load_bytes[number].sum())
     moved = loaded + float(traffic.other_bytes[number].sum())
     ledger[DRAM].add("bit", round(moved * 8), float(machine.dram.energy))
     need = traffic.demands[number]
     loads = loaded / need.load_bytes
-    held = need.weight_bytes * int(machine.units)
+    held = need.weight_bytes * int(machine.units) - (int(machine.units) - 1) * readout
     loads += steps * need.reloaded_bytes / need.weight_bytes
     bank, banks = machine.weights.bank, int(machine.weights.banks)
     words = loads * _words(held * int(machine.weights.bank_bits), bank)
@@ -154,7 +181,7 @@ def _loads(ledger: dict[str, Component], machine: Machine, traffic: Traffic, num
     if banks > 1:
         ledger[LOWER].add("write", words * (banks - 1), float(bank.write))
     if machine.dynamic and machine.offsets is not None:
-        ledger[OFFSETS].add("write", loads * _words(held, machine.offsets), float(machine.offsets.write))
+        ledger[OFFSETS].add("write", loads * _words(held - readout, machine.offsets), float(machine.offsets.write))
 
 
 def _leak(machine: Machine, memory: Memory, needed: np.ndarray | float) -> np.ndarray:
@@ -204,6 +231,8 @@ def _static(
             ledger[OFFSETS].static_pj += (
                 units * float(_leak(machine, machine.offsets, need.weight_bytes / 8)) * total
             )
-            leak = float(precision.logic_leakage) + float(_leak(machine, precision.buffer, need.state_bytes))
+            share = controls.buffer_share(precision, workload.control)
+            leak = float(_leak(machine, precision.buffer, need.state_bytes)) * share
+            leak += controls.need(precision, workload.control).leakage_mw
             ledger[PRECISION].static_pj += leak * total
         ledger[DRAM].static_pj += float(machine.dram.background) * total

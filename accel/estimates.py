@@ -11,6 +11,7 @@ import numpy as np
 
 import traces
 from accel import area, cycles, energy, traffic, workload
+from accel import control as controls
 from accel.cycles import Memo
 from accel.machine import Machine
 from accel.workload import Workload
@@ -40,6 +41,9 @@ class Cost:
     dram_bytes : int
     low_share : float
         Low element-steps that the machine made use of, over all.
+    control : dict
+        What choosing the precision costs, of the totals above: kind of controller, energy of the precision unit and of
+        the readout neurons (their dynamic part) in pJ, cycles in which readout neurons occupy a unit, area in mm2.
     """
 
     machine: str
@@ -52,6 +56,7 @@ class Cost:
     components: dict[str, dict[str, Any]]
     dram_bytes: int
     low_share: float
+    control: dict[str, Any]
 
     @property
     def busy_cycles(self) -> int:
@@ -97,6 +102,7 @@ class Cost:
             "memory_energy_share": self.memory_energy_share,
             "low_share": self.low_share,
             "layer_cycles": self.layer_cycles,
+            "control": self.control,
             "components": self.components,
         }
 
@@ -268,7 +274,7 @@ def measure(work: Workload, machine: Machine, memo: Memo | None = None) -> Cost:
     timings = cycles.run(work, machine, memo)
     moved = traffic.run(work, machine, timings)
     ledger = energy.run(work, machine, timings, moved)
-    areas = area.run(machine)
+    areas = area.run(machine, work.control)
     on_chip = [timing.cycles + stall for timing, stall in zip(timings, moved.stall_cycles, strict=True)]
     compute = sum(int(layer.sum()) for layer in on_chip)
     busy = sum(int(timing.busy.sum()) for timing in timings)
@@ -295,11 +301,27 @@ def measure(work: Workload, machine: Machine, memo: Memo | None = None) -> Cost:
             sum(a.sum() + b.sum() for a, b in zip(moved.load_bytes, moved.other_bytes, strict=True))
         ),
         low_share=low / work.element_steps,
+        control=_control(work, machine, timings, ledger, areas),
     )
+
+
+def _control(
+    work: Workload, machine: Machine, timings: list[Any], ledger: dict[str, Any], areas: dict[str, float]
+) -> dict[str, Any]:
+    decisions = ledger[energy.PRECISION]
+    return {
+        "kind": work.control.kind if machine.dynamic else controls.NONE,
+        "precision_unit_pj": float(decisions.dynamic_pj + decisions.static_pj),
+        "readout_pj": float(energy.readout_pj(work, machine)),
+        "readout_cycles": sum(int(timing.readout.sum()) for timing in timings),
+        "area_mm2": areas[energy.PRECISION],
+    }
 
 
 def _notes(work: Workload, machine: Machine) -> list[str]:
     notes = []
+    if machine.dynamic and work.control.kind == controls.DETECTOR and work.controller not in (None, "peak"):
+        notes.append(f"no hardware is known for the controller {work.controller}: charged as the paper's detector")
     bits = int(machine.datapath.accumulator)
     if work.accumulator_bits is not None and work.accumulator_bits > bits:
         notes.append(

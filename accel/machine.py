@@ -125,8 +125,18 @@ class Weights(Section):
     bank: Memory
 
 
+class Rule(Section):
+    """What another controller than the paper's needs: state of an element and step, a decision, logic."""
+
+    read: Annotated[Quantity, within("bits", 0, 1024, whole=True)]
+    written: Annotated[Quantity, within("bits", 0, 1024, whole=True)]
+    decision_energy: Picojoule
+    logic_leakage: Milliwatt
+    logic_area: Area
+
+
 class PrecisionUnit(Section):
-    """Decides the precision of each element and keeps its state."""
+    """Decides the precision of each element and keeps its state; the fields outside of rules are the paper's."""
 
     latency: Cycles
     interval: Period
@@ -136,6 +146,9 @@ class PrecisionUnit(Section):
     logic_area: Area
     buffer: Memory
     readout: Annotated[Choice, one_of("exposed", "hidden")]
+    delta: Rule | None = None
+    mask: Rule | None = None
+    scores: Rule | None = None
 
 
 class Dram(Section):

@@ -52,7 +52,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "logic area": ("datapath.area", "multifunction.area"),
     "area added by dynamic precision": (
         "offsets.area",
-        "precision_unit.logic_area",
+        "precision_unit.*logic_area",
         "precision_unit.buffer.area",
     ),
     "DRAM energy": ("dram.energy",),
@@ -74,6 +74,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "precision unit latency": ("precision_unit.latency",),
     "precision unit interval": ("precision_unit.interval",),
     "readout neuron": ("precision_unit.readout",),
+    "bits of a score": ("precision_unit.scores.read",),
 }
 """Assumptions that are varied together, as patterns of constants' names.
 

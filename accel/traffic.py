@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accel import control as controls
+from accel.control import Control
 from accel.cycles import Timing
 from accel.machine import GATES, WORD_BITS, Machine
 from accel.workload import Shape, Workload
@@ -72,7 +74,7 @@ class Traffic:
     wait_s: list[np.ndarray]
 
 
-def demand(machine: Machine, shape: Shape, number: int, readout: bool) -> Demand:
+def demand(machine: Machine, shape: Shape, number: int, control: Control) -> Demand:
     """What one direction of a layer needs.
 
     Raises
@@ -85,7 +87,7 @@ def demand(machine: Machine, shape: Shape, number: int, readout: bool) -> Demand
     inputs = shape.input_size + shape.output_size
     weights = GATES * shape.hidden_size * inputs
     projected = shape.output_size * shape.hidden_size if shape.projected else 0
-    extra = 2 * shape.output_size if readout and machine.dynamic else 0
+    extra = control.inputs(number) if machine.dynamic else 0
     weight_bytes = (
         weights // units + math.ceil(shape.output_size / units) * shape.hidden_size * shape.projected + extra
     )
@@ -112,9 +114,11 @@ def demand(machine: Machine, shape: Shape, number: int, readout: bool) -> Demand
         step_stall = step_words
     state_bytes = 0
     if machine.dynamic and machine.precision_unit is not None:
-        element = int(machine.precision_unit.element_state)
-        state_bytes = shape.hidden_size * element
-        room = int(machine.precision_unit.buffer.size)
+        wanted = controls.need(machine.precision_unit, control)
+        state_bytes = math.ceil(shape.hidden_size * max(wanted.read_bits, wanted.written_bits) / WORD_BITS)
+        room = int(int(machine.precision_unit.buffer.size) * controls.buffer_share(machine.precision_unit, control))
+        if control.kind in (controls.MASK, controls.SCORES):
+            load_bytes += state_bytes
         if _excess(
             machine,
             "precision_state",
@@ -122,7 +126,7 @@ def demand(machine: Machine, shape: Shape, number: int, readout: bool) -> Demand
             room,
             f"{layer} has {shape.hidden_size} cells, {state_bytes} bytes of state",
         ):
-            step_bytes += 2 * (state_bytes - room)
+            step_bytes += (state_bytes - room) * (1 + (wanted.written_bits > 0))
     return Demand(
         weight_bytes, input_bytes, state_bytes, load_bytes, step_bytes, reloaded_bytes, step_words, step_stall
     )
@@ -156,7 +160,7 @@ def run(workload: Workload, machine: Machine, timings: list[Timing]) -> Traffic:
         The network does not fit the machine.
     """
     demands = [
-        demand(machine, shape, number, workload.readout) for number, shape in enumerate(workload.layers)
+        demand(machine, shape, number, workload.control) for number, shape in enumerate(workload.layers)
     ]
     lengths = workload.lengths
     traffic = Traffic(demands, [], [], [], [], [])

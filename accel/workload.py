@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 import traces
+from accel import control as controls
+from accel.control import Control
 from traces import InputError, plan
 
 BLOCK = 1 << 21
@@ -50,20 +52,23 @@ class Workload:
     rows : callable
         Reads packed rows of the plan.
     accumulator_bits : int or None
-    readout : bool
-        Whether the controller evaluates a readout neuron in every layer and step.
+    control : Control
+        What the controller needs of the hardware.
     digest : str
         Digest of the trace, or "".
     name : str
+    controller : str or None
+        Name of the controller that made the plan.
     """
 
     layers: tuple[Shape, ...]
     lengths: np.ndarray
     rows: Rows
     accumulator_bits: int | None = None
-    readout: bool = False
+    control: Control = field(default_factory=Control)
     digest: str = ""
     name: str = ""
+    controller: str | None = None
 
     @property
     def steps(self) -> int:
@@ -89,11 +94,11 @@ class Workload:
         """The same work with every element at `bits` bits (one number, or one a layer)."""
         each = [bits] * len(self.layers) if isinstance(bits, int) else list(bits)
         layers = tuple(replace(shape, high=b, low=b) for shape, b in zip(self.layers, each, strict=True))
-        return replace(self, layers=layers, rows=constant_rows(layers, False), readout=False)
+        return replace(self, layers=layers, rows=constant_rows(layers, False), control=Control(controls.NONE))
 
-    def planned(self, rows: Rows) -> Workload:
-        """The same work with another plan and without a readout neuron."""
-        return replace(self, rows=rows, readout=False)
+    def planned(self, rows: Rows, control: Control | None = None) -> Workload:
+        """The same work with another plan, and by another control if one is given."""
+        return replace(self, rows=rows, control=self.control if control is None else control)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,8 @@ def _of(trace: Any, name: str) -> Workload:
         lengths=lengths,
         rows=rows,
         accumulator_bits=None if accumulator is None else int(accumulator),
-        readout=isinstance(controller, dict) and bool(controller.get("readout")),
+        control=controls.of(controller),
+        controller=controller.get("name") if isinstance(controller, dict) else None,
         digest=digest() if callable(digest) else "",
         name=name,
     )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twins import pipeline as twin
 
 from accel import cycles, pipeline
+from accel.control import Control
 from accel.machine import Machine, machines
 from accel.workload import Shape, Workload, constant_rows, synthetic
 from traces import InputError
@@ -20,9 +21,10 @@ def planned(shape, lengths, masks):
     return Workload((shape,), np.array(lengths), lambda layer, side, start, stop: packed[side, start:stop])
 
 
-def twin_unit(machine, shape, readout):
+def twin_unit(machine, shape, control):
     """The twin's constants, worked out from the machine file anew."""
     path, dynamic = machine.datapath, machine.dynamic
+    tracks, readout = dynamic and control.kind in ("detector", "delta"), control.inputs(0)
     unit = machine.multifunction
     per_unit = 4 // int(machine.units)
 
@@ -64,13 +66,13 @@ def twin_unit(machine, shape, readout):
     return twin.Unit(
         depth=int(path.prefetched_groups),
         tree=int(path.reduction),
-        interval=max(interval, int(machine.precision_unit.interval)) if dynamic else interval,
+        interval=max(interval, int(machine.precision_unit.interval)) if tracks else interval,
         to_cell=to_cell,
         to_hidden=to_cell + activate + send + multiply + quantise,
         to_projected=multiply + quantise,
         to_readout=multiply + add,
         decide=int(machine.precision_unit.latency) if dynamic else 0,
-        dynamic=dynamic,
+        dynamic=tracks,
         high=high * per_unit,
         low=low * per_unit,
         recurrent_high=recurrent(high_width),
@@ -78,7 +80,7 @@ def twin_unit(machine, shape, readout):
         projections=-(-shape.output_size // int(machine.units)) if shape.projected else 0,
         projected=groups([shape.hidden_size], shape.high, False)[0],
         readout=str(machine.precision_unit.readout) if dynamic and readout else "none",
-        read=groups([2 * shape.output_size], shape.high, False)[0],
+        read=groups([readout], shape.high, False)[0],
     )
 
 
@@ -118,22 +120,24 @@ def cases(draw):
     seed = draw(st.integers(0, 2**31))
     chances = np.random.default_rng(seed).random((shape.directions, sum(lengths), hidden))
     masks = chances < draw(st.floats(0, 1))
-    return machine, shape, lengths, masks, draw(st.booleans()), draw(st.integers(1, 6))
+    kind = draw(st.sampled_from(["detector", "delta", "mask", "scores"]))
+    readout = (draw(st.integers(0, shape.output_size)),) if kind == "scores" else ()
+    return machine, shape, lengths, masks, Control(kind, readout), draw(st.integers(1, 6))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(cases())
 def test_agrees_with_the_cycle_by_cycle_twin(case):
-    machine, shape, lengths, masks, readout, block = case
+    machine, shape, lengths, masks, control, block = case
     if not machine.dynamic:
         masks = np.zeros_like(masks)
     work = planned(shape, lengths, masks)
-    work = Workload(work.layers, work.lengths, work.rows, readout=readout)
+    work = Workload(work.layers, work.lengths, work.rows, control=control)
     # Small blocks: a plan is read in pieces that end anywhere in a sequence.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cycles, "BLOCK", block * shape.packed_width)
         timing = cycles.run(work, machine)[0]
-    unit = twin_unit(machine, shape, readout)
+    unit = twin_unit(machine, shape, control)
     ends = np.cumsum(lengths)
     for side in range(shape.directions):
         for number, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import accel
 import traces
-from accel import energy
+from accel import control, energy
+from accel.control import Control
 from accel.estimates import estimate, measure
 from accel.machine import Machine, machines
 from accel.sensitivities import sensitivity
@@ -264,13 +265,78 @@ def test_composable_units_are_up_to_four_times_as_fast():
     assert fixed.busy_cycles == 4 * fused.busy_cycles
 
 
+def controlled(work, kind, readout=()):
+    return work.planned(work.rows, Control(kind, readout))
+
+
 def test_readout_neurons_cost_time_and_energy():
     work = synthetic([Shape(64, 64, 64)], [20], 0.5)
-    plain = measure(work, DYN)
-    asked = Workload(work.layers, work.lengths, work.rows, readout=True)
+    plain, asked = measure(controlled(work, "scores"), DYN), controlled(work, "scores", (64,))
     exposed, hidden = measure(asked, DYN), measure(asked, DYN.replaced({"precision_unit.readout": "hidden"}))
     assert exposed.time_s > hidden.time_s > plain.time_s
-    assert exposed.dynamic_pj > plain.dynamic_pj
+    # One row of 64 products at 8 bits, in one group, before each step but the first: four words of 16 nibbles of
+    # either bank, a plane of all 128 inputs, 64 lanes for eight cycles, 64 bytes staged.
+    each = 2 * 4 * 16.3 + 8 * 2.1 + 64 * 8 * 0.0162 + 64 * 8 * 0.007
+    assert exposed.control["readout_pj"] == pytest.approx(19 * each, rel=1e-12)
+    assert exposed.dynamic_pj - plain.dynamic_pj == pytest.approx(
+        19 * each + 64 * (8 * 9) + 2 * 15.4 * 4, rel=1e-6
+    )  # and its weights come from DRAM once, and are written
+    assert exposed.control["readout_cycles"] == 19 * 8 and plain.control["readout_cycles"] == 0
+    assert exposed.dram_bytes - plain.dram_bytes == 64
+    assert measure(asked, SIP).control == {
+        "kind": "none", "precision_unit_pj": 0.0, "readout_pj": 0.0, "readout_cycles": 0, "area_mm2": 0.0,
+    }  # fmt: skip
+
+
+def test_each_controller_is_charged_for_what_it_needs():
+    work = synthetic([Shape(100, 100, 100)], [10], 0.5)
+    costs = {kind: measure(controlled(work, kind), DYN) for kind in ("detector", "delta", "mask", "scores", "none")}
+    events = {kind: cost.components[energy.PRECISION]["events"] for kind, cost in costs.items()}
+    # Words of 64 bits: one element of the detector, two scores, 64 bits of masks.
+    assert {kind: (e["read"], e["write"]) for kind, e in events.items()} == {
+        "detector": (1000, 1000), "delta": (20, 20), "mask": (20, 0), "scores": (500, 0), "none": (0, 0),
+    }  # fmt: skip
+    area = {kind: cost.control["area_mm2"] for kind, cost in costs.items()}
+    assert area == pytest.approx(
+        {
+            "detector": 0.00135 + 0.014,
+            "delta": 0.0062 + 0.014 / 64,
+            "mask": 0.00023 + 0.014 / 64,
+            "scores": 0.00062 + 0.014 * 24 / 64,
+            "none": 0.0,
+        }
+    )
+    spent = {kind: cost.control["precision_unit_pj"] for kind, cost in costs.items()}
+    assert spent["detector"] > spent["scores"] > spent["mask"] > spent["none"] == 0
+    # What never changes is known before the cell state, and has to be loaded.
+    assert costs["mask"].compute_cycles == costs["none"].compute_cycles <= costs["detector"].compute_cycles
+    assert costs["mask"].dram_bytes - costs["none"].dram_bytes == 13
+    assert costs["scores"].dram_bytes - costs["none"].dram_bytes == 300
+
+
+@pytest.mark.parametrize(
+    "controller, expected",
+    [
+        ({"name": "peak", "beta": 0.1}, Control("detector")),
+        ({"name": "random", "low_share": 0.5}, Control("detector")),
+        ({"name": "static", "bits": 4}, Control("none")),
+        ({"name": "delta", "threshold": 0.1}, Control("delta")),
+        ({"name": "calibrated", "readout": None}, Control("mask")),
+        (
+            {"name": "calibrated", "readout": [[{"weights": [1, 2]}, {"weights": []}], [{"weights": [3]}]]},
+            Control("scores", (2, 1)),
+        ),
+        (None, Control("detector")),
+    ],
+)
+def test_the_kind_of_control_comes_from_the_trace(controller, expected):
+    assert control.of(controller) == expected
+
+
+def test_a_controller_without_known_hardware_is_named(trace):
+    with traces.open(trace) as opened:
+        opened.controller = {"name": "mine.Own"}
+        assert any("mine.Own" in note for note in estimate(opened).notes)
 
 
 def test_notes_say_what_the_machine_lacks(tmp_path):

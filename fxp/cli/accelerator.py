@@ -69,6 +69,13 @@ def estimate(
         f"{result.cycles:,} cycles ({1e3 * result.time_s:.4g} ms), low share {output.percent(result.low_share)}",
     )  # fmt: skip
     screen = output.console()
+    control = result.cost.control
+    if control["kind"] != "none":
+        screen.print(
+            f"choosing the precision ({control['kind']}): {output.percent(control['precision_unit_pj'] / total)} of "
+            f"the energy in the precision unit, {output.percent(control['readout_pj'] / total)} in readout neurons; "
+            f"{output.number(control['area_mm2'], 3)} mm2"
+        )
     if result.baseline is not None:
         screen.print(
             f"against {result.baseline}: speedup {result.speedup:.3f}x, energy saving "
