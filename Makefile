@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-bench
+RESULT ?= bench/results/latest.json
 SOURCES := pyproject.toml setup.py $(wildcard accel/*.pyx accel/*.pxd)
 
 # The pin is the build whose bits of the export tests were recorded; on Linux it is large only with CUDA.
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/fxp demo --output demo-out
@@ -25,6 +27,10 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
+# The rivals live in an environment of their own; the page is made from what was measured.
+bench: $(PEERS)/.peers
+	$(PEERS)/bin/python -m bench.kernels --output $(RESULT)
+
 # The sentinels say which set of packages the environment holds and are older than whatever they depend on
 # as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.
 $(VENV)/.run: $(SOURCES)
@@ -37,7 +43,13 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@
 
+$(PEERS)/.peers: $(SOURCES) bench/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PEERS)/bin/python -m bench.peers.install
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f accel/*.so accel/*.c

@@ -1,6 +1,7 @@
-"""Our kernels beside other LSTMs on this machine: `python -m bench.kernels [--quick] [--json] [--output FILE]`.
+"""Our kernels beside other LSTMs on this machine: `make bench`, or `python -m bench.kernels [--quick] [--output FILE]`.
 
-Whatever of the rivals in `bench/peers` is installed takes part; all take turns in one process with one thread each.
+Whatever of the rivals in `bench/peers` is installed takes part, the others are named; all take turns in one process
+with one thread each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from bench import peers
 from fxp import benchmark
+from fxp.cli import output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,9 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="batch 1 and 16 only, fewer repetitions")
     parser.add_argument("--json", action="store_true", help="print nothing but JSON")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
-    parser.add_argument("--no-peers", action="store_true", help="our kernels only")
     chosen = parser.parse_args(arguments)
-    found, missing = ({}, {}) if chosen.no_peers else peers.find()
+    console = output.console()
+
+    def tell(line: str) -> None:
+        if not chosen.json:
+            console.print(line)
+
+    found, missing = peers.find()
+    for name, reason in missing.items():
+        tell(f"{name} does not take part: {reason}")
 
     def rivals(hidden: int, batch: int, steps: int) -> Mapping[str, benchmark.Timed]:
         functions: dict[str, benchmark.Timed] = {}
@@ -30,18 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
             functions.update(module.prepare(hidden, batch, steps))
         return functions
 
-    if not chosen.json:
-        for name, reason in missing.items():
-            print(f"{name} does not take part: {reason}")
-    result = benchmark.run(chosen.quick, rivals, None if chosen.json else lambda line: print(line, flush=True))
+    result = benchmark.run(chosen.quick, rivals, tell)
     result["peers"] = {name: module.version() for name, module in found.items()}
+    result["missing_peers"] = missing
     if chosen.output:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
         chosen.output.write_text(json.dumps(result, indent=1) + "\n")
     if chosen.json:
-        print(json.dumps(result))
-    else:
-        print(json.dumps({name: result[name] for name in ("machine", "limits", "peers")}, indent=1))
+        output.emit_json(result)
+        return 0
+    output.table(f"{result['machine']['processor']}, one thread", benchmark.COLUMNS, benchmark.table(result))
+    for line in benchmark.notes(result):
+        console.print(line)
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,8 +20,11 @@ import traces
 STEPS = 200
 HIDDEN = (128, 320, 512, 1024)
 BATCHES = (1, 16, 64)
-SHARES = {"all high": 0.0, "57 % low": 0.57, "all low": 1.0}
+MIX = "57 % low"
+SHARES = {"all high": 0.0, MIX: 0.57, "all low": 1.0}
 OWN = "fxp-lstm, "
+TRACED = 256  # elements of the bundled network, whose plan is replayed
+SECONDS = 2.0  # what one measurement may take, all of its samples together
 
 Timed = Callable[[], object]
 Rivals = Callable[[int, int, int], Mapping[str, Timed]]
@@ -47,39 +52,83 @@ def network(hidden: int, profile: str = "float32", seed: int = 0) -> fxp.Network
     return fxp.Network(traces.Model("benchmark", layers=[layer], high=8, low=4, profile=profile))
 
 
+def features(hidden: int, batch: int, steps: int, seed: int = 0) -> np.ndarray:
+    """float32 [batch, steps, hidden], normal."""
+    return np.random.default_rng((seed, hidden, batch)).standard_normal((batch, steps, hidden)).astype(np.float32)
+
+
+def mixed(hidden: int, batch: int, steps: int, share: float = SHARES[MIX], seed: int = 0) -> accel.Schedule:
+    """A plan that is low in a random share of the element-steps."""
+    rng = np.random.default_rng((seed, hidden, batch, steps))
+    return accel.Schedule({n: [[rng.random((steps, hidden)) < share]] for n in range(batch)})
+
+
 def own(hidden: int, batch: int, steps: int, profile: str = "float32", seed: int = 0) -> dict[str, Timed]:
     """`fxp.emulate` over a batch with the plan recorded in memory, one thread, at each share of low precision."""
-    net = network(hidden, profile, seed)
-    rng = np.random.default_rng((seed, hidden, batch))
-    x = rng.standard_normal((batch, steps, hidden)).astype(np.float32)
+    net, x = network(hidden, profile, seed), features(hidden, batch, steps, seed)
 
     def timed(share: float) -> Timed:
-        plan = {n: [[rng.random((steps, hidden)) < share]] for n in range(batch)}
-        controller = {0.0: accel.Static(8), 1.0: accel.Static(4)}.get(share) or accel.Schedule(plan)
+        controller = {0.0: accel.Static(8), 1.0: accel.Static(4)}.get(share) or mixed(hidden, batch, steps, share, seed)
         return lambda: fxp.emulate(net, x, controller, record=("plan",))
 
     return {OWN + name: timed(share) for name, share in SHARES.items()}
 
 
-def interleaved(functions: Mapping[str, Timed], repeats: int) -> dict[str, float]:
-    """Median seconds of processor time of each function.
+def traced(batch: int, steps: int) -> tuple[dict[str, Timed], float]:
+    """`own` with the plan that `Peak` made on the bundled network (its first layer), and the plan's low share."""
+    from fxp import networks
 
-    They take turns, after one call each as a warm-up that does not count. Everything here runs in one thread, so
-    this leaves out waiting for a processor, but not what others do to caches and memory.
+    with traces.open(networks.path("kjv", "data.h5"), kind="data") as source:
+        tokens = [source.sequence(n)[:steps] for n in range(batch)]
+    run = fxp.emulate(fxp.load(networks.path("kjv")), tokens, accel.Peak(), record=("plan",))
+    plan = accel.Schedule({n: [[run.layers[0].low(n)]] for n in range(batch)})
+    net, x = network(TRACED), features(TRACED, batch, steps)
+    return {OWN + "plan of peak": lambda: fxp.emulate(net, x, plan, record=("plan",))}, run.layers[0].low_share
+
+
+def interleaved(
+    functions: Mapping[str, Timed], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of each call of each function.
+
+    They take turns, after one call each as a warm-up that does not count. Processor time leaves out waiting for a
+    processor, but not what others do to caches and memory; it is for functions of one thread.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.process_time()
+            start = clock()
             function()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each function's samples."""
     return {name: median(values) for name, values in seconds.items()}
 
 
-def limits(repeats: int = 9) -> dict[str, float]:
-    """GMAC/s of 8-bit products from registers only, and GB/s of reading arrays of some sizes; empty without AVX2."""
+def repeats(functions: Mapping[str, Timed], least: int, most: int) -> int:
+    """How many turns about `SECONDS` a function allow."""
+    start = time.process_time()
+    for function in functions.values():
+        function()
+    once = (time.process_time() - start) / max(1, len(functions))
+    return max(least, min(most, int(SECONDS / max(once, 1e-6))))
+
+
+def weight_kib(hidden: int, low_share: float = 0.0) -> float:
+    """KiB of weights that one step reads: 8 H^2 products of a byte each, or half a byte."""
+    return 8 * hidden**2 * (1 - low_share / 2) / 1024
+
+
+def limits(samples: int = 40) -> dict[str, float]:
+    """GMAC/s of 8-bit products from registers only, and GB/s of reading arrays as large as the weights of each size.
+
+    The least of all samples, since what disturbs only adds. Empty without AVX2.
+    """
     from fxp import fast
 
     if not fast.available():
@@ -87,21 +136,22 @@ def limits(repeats: int = 9) -> dict[str, float]:
     from fxp.kernels import limits as kernels
     from fxp.packed import aligned
 
-    out, rounds = aligned((8,), np.int32), 200_000
-    # Room behind for the prefetch.
-    arrays = {mib: aligned((mib * 2**18 + 4096,), np.uint8) for mib in (1, 3, 8, 32)}
-    functions: dict[str, Timed] = {"multiply": lambda: kernels.multiply(rounds, out.ctypes.data)}
+    out, rounds = aligned((8,), np.int32), 50_000
+    target = out.ctypes.data
+    sizes = {hidden: int(weight_kib(hidden)) * 1024 for hidden in HIDDEN}
+    arrays = {hidden: aligned((size + 4096,), np.uint8) for hidden, size in sizes.items()}  # room for the prefetch
+    functions: dict[str, Timed] = {"multiply": lambda: kernels.multiply(rounds, target)}
 
-    def reading(mib: int, array: np.ndarray) -> Timed:
-        return lambda: [kernels.read(array.ctypes.data, mib * 2**18, out.ctypes.data) for _ in range(16 // mib or 1)]
+    def reading(place: int, size: int) -> Timed:
+        return lambda: kernels.read(place, size, max(1, 2**23 // size), target)
 
-    for mib, array in arrays.items():
+    for hidden, array in arrays.items():
         array[:] = 1
-        functions[f"read {mib}"] = reading(mib, array)
-    seconds = interleaved(functions, repeats)
-    result = {"peak_gmacs": rounds * 12 * 16 / seconds["multiply"] / 1e9}
-    for mib in arrays:
-        result[f"read_{mib * 256}_kib_gbs"] = (16 // mib or 1) * mib * 2**18 / seconds[f"read {mib}"] / 1e9
+        functions[f"read {hidden}"] = reading(array.ctypes.data, sizes[hidden])
+    least = {name: min(values) for name, values in interleaved(functions, samples).items()}
+    result = {"peak_gmacs": rounds * 12 * 16 / least["multiply"] / 1e9}
+    for hidden, size in sizes.items():
+        result[f"read_{size // 1024}_kib_gbs"] = max(1, 2**23 // size) * size / least[f"read {hidden}"] / 1e9
     return result
 
 
@@ -118,36 +168,126 @@ def machine() -> dict[str, Any]:
     except (OSError, StopIteration):
         pass
     return {
-        "processor": model, "target": fast.machine()[1], "cores": os.cpu_count(), "system": platform.platform(),
-        "python": platform.python_version(), "numba": numba.__version__, "numpy": np.__version__,
+        "processor": model,
+        "target": fast.machine()[1],
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "numba": numba.__version__,
+        "numpy": np.__version__,
         "kernels": "avx2" if fast.available() else "portable",
-    }  # fmt: skip
+    }
 
 
-def measure(hidden: int, batch: int, repeats: int, rivals: Rivals | None = None) -> list[dict[str, Any]]:
-    """Rows of one size: our kernels, and those of `rivals`, in turns with the machine's peak."""
+def measure(
+    hidden: int, batch: int, found: Mapping[str, Any], quick: bool, rivals: Rivals | None = None
+) -> list[dict[str, Any]]:
+    """Rows of one size, ours and the rivals' in turns; the ratio is to our 57 % low."""
     functions = own(hidden, batch, STEPS)
+    shares: dict[str, float | None] = {OWN + name: share for name, share in SHARES.items()}
     if rivals is not None:
-        functions.update(rivals(hidden, batch, STEPS))
-    seconds = interleaved(functions, repeats)
-    peak = limits(3).get("peak_gmacs")
-    work = 8 * hidden * hidden * STEPS * batch
+        functions |= rivals(hidden, batch, STEPS)
+    return _rows(functions, shares, hidden, batch, found, quick, OWN + MIX)
+
+
+def _rows(
+    functions: Mapping[str, Timed],
+    shares: Mapping[str, float | None],
+    hidden: int,
+    batch: int,
+    found: Mapping[str, Any],
+    quick: bool,
+    base: str,
+) -> list[dict[str, Any]]:
+    seconds = interleaved(functions, repeats(functions, 3 if quick else 7, 9 if quick else 41))
+    middle = medians(seconds)
+    products = batch * STEPS * 8 * hidden**2
+    rate = found.get(f"read_{int(weight_kib(hidden))}_kib_gbs")
     rows = []
-    for name, value in seconds.items():
-        speed = work / value / 1e9
-        rows.append(
-            {
-                "hidden": hidden, "batch": batch, "what": name, "ms_per_sequence": 1e3 * value / batch, "gmacs": speed,
-                "share_of_peak": speed / peak if peak else None, "ratio": value / seconds[OWN + "57 % low"],
-            }
-        )  # fmt: skip
+    for name, value in middle.items():
+        share = shares.get(name)
+        read = None
+        if share is not None and rate is not None and batch == 1:
+            read = STEPS * weight_kib(hidden, share) * 1024 / value / 1e9 / rate
+        rows.append({
+            "hidden": hidden, "batch": batch, "what": name, "samples": len(seconds[name]),
+            "ms_per_sequence": 1e3 * value / batch, "least_ms_per_sequence": 1e3 * min(seconds[name]) / batch,
+            "gmacs": products / value / 1e9,
+            "share_of_peak": products / value / 1e9 / found["peak_gmacs"] if found else None,
+            "share_of_bandwidth": read, "ratio": value / middle[base],
+        })  # fmt: skip
     return rows
 
 
+def traced_rows(batch: int, found: Mapping[str, Any], quick: bool) -> list[dict[str, Any]]:
+    """Rows of the replayed plan of a real trace, beside our 57 % low at the same size."""
+    functions, share = traced(batch, STEPS)
+    name = next(iter(functions))
+    functions |= {OWN + MIX: own(TRACED, batch, STEPS)[OWN + MIX]}
+    rows = _rows(functions, {}, TRACED, batch, found, quick, OWN + MIX)
+    for row in rows:
+        row["low_share"] = share if row["what"] == name else SHARES[MIX]
+    return rows
+
+
+def accumulation(found: Mapping[str, Any], samples: int = 25) -> list[dict[str, Any]]:
+    """The integer products alone (activations prepared, no multifunction unit): GMAC/s and share of the peak."""
+    from fxp import fast
+
+    if not fast.available():
+        return []
+    rows = []
+    for hidden in HIDDEN:
+        for batch in BATCHES[:2]:
+            net = network(hidden)
+            functions = {}
+            for name, share in SHARES.items():
+                flags = np.random.default_rng(hidden).random((batch, hidden)) < share
+                rounds = max(1, 2**24 // (8 * hidden**2 * batch))
+                functions[name] = fast.accumulation(net, flags, rounds)
+            for name, values in interleaved(functions, samples).items():
+                gmacs = 8 * hidden**2 * batch * rounds / min(values) / 1e9
+                rows.append({"hidden": hidden, "batch": batch, "what": name, "gmacs": gmacs,
+                             "share_of_peak": gmacs / found["peak_gmacs"]})  # fmt: skip
+    return rows
+
+
+def threads(quick: bool, hidden: int = 512, batch: int = 16) -> dict[str, Any]:
+    """Elapsed time of one thread over that of two, 16 sequences."""
+    net, x = network(hidden), features(hidden, batch, STEPS)
+    plan = mixed(hidden, batch, STEPS)
+
+    def timed(count: int) -> Timed:
+        return lambda: fxp.emulate(net, x, plan, threads=count, record=("plan",))
+
+    seconds = medians(interleaved({"1": timed(1), "2": timed(2)}, 3 if quick else 11, time.perf_counter))
+    return {"hidden": hidden, "batch": batch, "speedup_of_two": seconds["1"] / seconds["2"]}
+
+
+def recording(quick: bool, hidden: int = 320, batch: int = 16) -> dict[str, Any]:
+    """What recording the plan adds to the time, in memory and into a file, over 100,000 steps or more."""
+    steps = 640 if quick else 6400
+    net, x = network(hidden), features(hidden, batch, steps)
+    peak = accel.Peak()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.h5"
+        functions: dict[str, Timed] = {
+            "none": lambda: fxp.emulate(net, x, peak),
+            "memory": lambda: fxp.emulate(net, x, peak, record=("plan",)),
+            "file": lambda: fxp.emulate(net, x, peak, trace=file),
+        }
+        seconds = medians(interleaved(functions, 3 if quick else 7))
+    return {
+        "hidden": hidden, "steps": steps * batch,
+        "memory": seconds["memory"] / seconds["none"] - 1, "file": seconds["file"] / seconds["none"] - 1,
+    }  # fmt: skip
+
+
 def run(
-    quick: bool = True, rivals: Rivals | None = None, progress: Callable[[str], None] | None = None, load: bool = True
-) -> dict[str, Any]:
-    """All measurements.
+    quick: bool = False, rivals: Rivals | None = None, progress: Callable[[str], None] | None = None,
+    load: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure all sizes.
 
     Parameters
     ----------
@@ -156,34 +296,80 @@ def run(
     rivals : callable, optional
         (hidden, batch, steps) to functions by name, to take turns with ours.
     progress : callable, optional
-        Called with a line after each size.
+        Called with a line before each part.
     load : bool
         Whether to note the system's load (where there is one) beside the results.
 
     Returns
     -------
     dict
-        machine; limits (GMAC/s, GB/s); steps; rows of {hidden, batch, what, ms_per_sequence, gmacs, share_of_peak,
-        ratio}; ratio: time over that of our 57 % low in the same turns, above 1 is slower than ours. JSON-able.
+        machine; limits (GMAC/s, GB/s); steps; rows of {hidden, batch, what, samples, ms_per_sequence (median of
+        processor time), least_ms_per_sequence, gmacs, share_of_peak, share_of_bandwidth (batch 1, ours), ratio};
+        ratio: time over that of our 57 % low in the same turns, above 1 is slower than ours; traced, accumulation,
+        threads and recording: see the functions of these names. JSON-able.
     """
-    result: dict[str, Any] = {"machine": machine(), "limits": limits(), "steps": STEPS, "rows": []}
-    for hidden in HIDDEN:
-        for batch in BATCHES[:2] if quick else BATCHES:
-            repeats = (9 if quick else 15) if batch == 1 else 5
-            rows = measure(hidden, batch, repeats, rivals)
-            result["rows"] += rows
-            if progress is not None:
-                for row in rows:
-                    progress(text(row))
+    result: dict[str, Any] = {"machine": machine(), "steps": STEPS, "quick": quick, "rows": []}
     if load and hasattr(os, "getloadavg"):
         result["machine"]["load"] = os.getloadavg()
+
+    def tell(text: str) -> None:
+        if progress is not None:
+            progress(text)
+
+    tell("warm-up: compiling kernels and measuring the machine's limits")
+    warm_up()
+    result["limits"] = found = limits()
+    for hidden in HIDDEN:
+        for batch in BATCHES[:2] if quick else BATCHES:
+            tell(f"H {hidden}, batch {batch}")
+            result["rows"] += measure(hidden, batch, found, quick, rivals)
+    tell("plan of a real trace")
+    result["traced"] = [row for batch in BATCHES[:2] for row in traced_rows(batch, found, quick)]
+    tell("products alone, threads, recording")
+    result["accumulation"] = accumulation(found)
+    result["threads"] = threads(quick)
+    result["recording"] = recording(quick)
     return result
 
 
-def text(row: Mapping[str, Any]) -> str:
-    """A row as a line."""
-    share = "" if row["share_of_peak"] is None else f"{100 * row['share_of_peak']:4.0f} % of peak"
-    return (
-        f"H {row['hidden']:5} batch {row['batch']:3}  {row['what']:34} {row['ms_per_sequence']:9.3f} ms/sequence "
-        f"{row['gmacs']:6.1f} GMAC/s {share}  x {row['ratio']:.2f}"
+def warm_up() -> None:
+    """Compile what is measured, so that no sample contains it."""
+    for batch in (1, 2):
+        for function in own(8, batch, 3).values():
+            function()
+
+
+COLUMNS = ("H", "batch", "what", "ms a sequence", "GMAC/s", "of peak", "of bandwidth", "ratio")
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """All rows of a result as cells of a table of `COLUMNS`."""
+    return [
+        [
+            str(row["hidden"]), str(row["batch"]), row["what"], f"{row['ms_per_sequence']:.3f}", f"{row['gmacs']:.1f}",
+            percent(row["share_of_peak"]), percent(row["share_of_bandwidth"]), f"{row['ratio']:.2f}",
+        ]
+        for row in [*result["rows"], *result["traced"]]
+    ]  # fmt: skip
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What was measured beside the rows, a line each."""
+    lines = [f"{name}: {value:.1f}" for name, value in result["limits"].items()]
+    for row in result["accumulation"]:
+        lines.append(
+            f"products alone, H {row['hidden']}, batch {row['batch']}, {row['what']}: {row['gmacs']:.1f} GMAC/s, "
+            f"{percent(row['share_of_peak'])} of peak"
+        )
+    two, recorded = result["threads"], result["recording"]
+    lines.append(f"two threads over {two['batch']} sequences, H {two['hidden']}: {two['speedup_of_two']:.2f} times one")
+    lines.append(
+        f"recording the plan of {recorded['steps']:,} steps, H {recorded['hidden']}: {100 * recorded['memory']:+.1f} % "
+        f"in memory, {100 * recorded['file']:+.1f} % into a file"
     )
+    return lines
+
+
+def percent(value: float | None) -> str:
+    """A share as a cell of a table."""
+    return "-" if value is None else f"{100 * value:.0f} %"

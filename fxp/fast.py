@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from fxp.engines import CompiledEngine, Job, Piece
+from fxp.engines import CompiledEngine, Job, LayerState, Piece
 from fxp.formats import Profile
 from fxp.kernels import fast
 from fxp.packed import LINE, FastDirection, aligned
@@ -122,3 +122,34 @@ class Workspace:
             parts = (whole.hidden[span], whole.plan[span], whole.cell[span], whole.accumulators[span])
             pieces.append(Piece(*parts, int(counts[g, 0]), int(counts[g, 1])))
         return pieces
+
+
+def accumulation(network: Any, low: np.ndarray, rounds: int) -> Callable[[], object]:
+    """A function that forms the products of one step of a network's first layer `rounds` times, for measurements.
+
+    Parameters
+    ----------
+    low : bool [sequences, hidden]
+        Elements at low precision.
+    """
+    from accel.controllers import Site, Static
+
+    layer, formats = network.layers[0], network.formats
+    x = np.random.default_rng(0).integers(-formats.top, formats.top + 1, (1, layer.input_size)).astype(np.int8)
+    jobs = []
+    for number, flags in enumerate(low):
+        site = Site(number, 1, 0, 0, layer.hidden_size, formats.high, formats.low, formats.profile, layer.output_size)
+        state = LayerState.zero(layer.hidden_size, layer.output_size, formats.profile)
+        state.low[:] = flags
+        state.h[:] = np.random.default_rng(number).integers(-formats.top, formats.top + 1, state.h.size)
+        jobs.append(Job(site, Static(formats.high).encode(site), state, x, 0))
+    workspace = Workspace(jobs, network.prepared[0].directions[0].fast)
+    counts = np.zeros((len(jobs), 2), np.int64)
+    record = fast.Record(0, 0, 0, 0, counts.ctypes.data)
+    rows, group = workspace.direction.rows, workspace.group
+
+    def run() -> object:
+        fast.accumulate_only(rows, group, record, rounds)
+        return workspace, counts
+
+    return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import shutil
 import subprocess
 import sys
@@ -220,3 +222,49 @@ def test_features_decide(monkeypatch, machine, expected):
     monkeypatch.delenv("FXP_PORTABLE", raising=False)
     monkeypatch.setattr(fast, "machine", lambda: machine)
     assert fast.available() is expected
+
+
+# The measurements
+
+
+@needs_avx2
+def test_products_alone_are_those_of_the_time_loop():
+    net = network(40, 24)
+    low = np.random.default_rng(0).random((3, 24)) < 0.5
+    workspace, counts = fast.accumulation(net, low, 2)()
+    assert (counts == 0).all()
+    layer, size = net.layers[0], 24
+    for g in range(3):
+        x = workspace.x.reshape(3, 40)[g].astype(np.int64)
+        h = workspace.h[g, :size].astype(np.int64)
+        sums = np.ctypeslib.as_array((ctypes.c_int32 * (8 * size)).from_address(workspace.group.sums + 32 * g * size))
+        for part, index, offset, v in ((0, "wx_index", "wx_offset", x), (4, "wh_index", "wh_offset", h)):
+            weight = getattr(layer, index)[0].astype(np.int64)
+            low_weight = (weight >> 4) + getattr(layer, offset)[0]
+            expected = np.where(np.tile(low[g], 4), low_weight @ low_of(v, 8, 4), weight @ v).reshape(4, size)
+            assert (expected == sums.reshape(size, 8)[:, part : part + 4].T).all()
+
+
+@needs_avx2
+def test_bench_measures_every_case(monkeypatch, capsys):
+    from fxp import benchmark
+    from fxp.cli import main
+
+    monkeypatch.setattr(benchmark, "HIDDEN", (16, 24))
+    monkeypatch.setattr(benchmark, "TRACED", 256)
+    monkeypatch.setattr(benchmark, "STEPS", 12)
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "recording", lambda quick: {"hidden": 1, "steps": 1, "memory": 0.0, "file": 0.0})
+    with pytest.raises(SystemExit) as done:
+        main(["bench", "--quick", "--json"])
+    assert done.value.code == 0
+    result = json.loads(capsys.readouterr().out)
+    cases = {(row["hidden"], row["batch"], row["what"]) for row in result["rows"]}
+    assert cases == {(h, b, benchmark.OWN + name) for h in (16, 24) for b in (1, 16) for name in benchmark.SHARES}
+    for row in result["rows"]:
+        assert row["ms_per_sequence"] >= row["least_ms_per_sequence"] > 0
+        assert row["gmacs"] * row["ms_per_sequence"] == pytest.approx(12 * 8 * row["hidden"] ** 2 / 1e6)
+    assert {row["what"] for row in result["traced"]} == {"fxp-lstm, plan of peak", "fxp-lstm, 57 % low"}
+    assert len(benchmark.table(result)) == len(result["rows"]) + 4
+    assert all(len(line) == len(benchmark.COLUMNS) for line in benchmark.table(result))
+    assert any("two threads" in line for line in benchmark.notes(result))

@@ -240,6 +240,18 @@ def accumulate_step(shape, backward, t, active, group, record):
         accumulate(shape, group, active, record.counts + 8)
 
 
+@kernel
+def accumulate_only(shape, group, record, rounds):
+    """The products of one step of all sequences, `rounds` times, without anything else (for measurements)."""
+    for g in range(group.count):
+        prepare_step(shape, row_of(group, g, False, 0), group, g)
+    for _ in range(rounds):
+        if group.count == 1:
+            accumulate_one(shape, group, 0, record.counts + 8)
+        else:
+            accumulate(shape, group, group.count, record.counts + 8)
+
+
 @inlined
 def still_active(group, active, t):
     while active and row_of(group, active, False, 0) - row_of(group, active - 1, False, 0) <= t:

@@ -25,12 +25,13 @@ def multiply(rounds, out):
 
 
 @kernel
-def read(place, size, out):
-    """Reads `size` bytes (a multiple of 128) in order."""
+def read(place, size, rounds, out):
+    """Reads `size` bytes (a multiple of 128) in order, `rounds` times."""
     a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for n in range(0, size, 128):
-        vector.prefetch(place + n + 2048)
-        vector.prefetch(place + n + 2112)
-        a, b = either(a, load(place + n)), either(b, load(place + n + 32))
-        c, d = either(c, load(place + n + 64)), either(d, load(place + n + 96))
+    for _ in range(rounds):
+        for n in range(0, size, 128):
+            vector.prefetch(place + n + 2048)
+            vector.prefetch(place + n + 2112)
+            a, b = either(a, load(place + n)), either(b, load(place + n + 32))
+            c, d = either(c, load(place + n + 64)), either(d, load(place + n + 96))
     vector.store(out, either(either(a, b), either(c, d)))
