@@ -16,16 +16,17 @@ from accel.calibrated import Calibrated, Readout
 from accel.controllers import Controller, Static, describe
 from fxp import offsets, sensitivity
 from fxp.emulator import emulate
-from fxp.evaluation import Scorer, emulate_scored, student_quantile
+from fxp.evaluation import emulate_scored
+from fxp.intervals import LEVEL, standard_error, student_quantile
 from fxp.network import Network
 from fxp.observation import Observation, as_data, chosen, in_order, subset
+from fxp.scoring import Scorer
 from traces import Data, InputError
 
 UNIT = 4096  # score units an octave of squared change of the loss
 RIDGE = 0.02  # of the mean variance of h: keeps the readout's weights small where h says little
 FLOOR = 40  # octaves below the most sensitive element at which scores end
 HELD_OUT = 5  # every fifth sequence judges the loss under `max_loss`
-CONFIDENCE = 0.95  # of the one-sided interval whose upper end has to stay within `max_loss`
 HALVINGS = 8  # of the low share in the search for `max_loss`
 STAGES = 4  # observation, fit, sensitivity, threshold: equal parts of the progress
 
@@ -103,7 +104,7 @@ def calibrate(
         "samples": offsets.SAMPLES,
         "sweeps": offsets.SWEEPS,
         "seed": int(seed),
-        "loss": "squared error of h" if observation.labels is None else "cross-entropy",
+        "loss": observation.loss,
         "layers": fits,
         "readout_explains": explained,
     }
@@ -291,8 +292,7 @@ class Judge:
             self._scale = float(sum((h.astype(np.float64) ** 2).mean(axis=1).sum() for h in self._high))
             self._weights = np.array([len(h) for h in self._high], np.float64)
         else:
-            self._scale = abs(float(self._high.sum()))
-            self._weights = self._scorer.weights
+            self._scale = abs(self._scorer.value(self._high))
         if not self._scale > 0:
             raise InputError("max_loss is relative to static high precision, whose metric is 0 here: give low_share")
 
@@ -302,18 +302,17 @@ class Judge:
         return emulate(self.network, list(self._data), controller, threads=self._threads).outputs
 
     def loss(self, controller: Controller) -> tuple[float, float]:
-        """Relative loss, and the upper end of its one-sided 95 % interval over sequences."""
+        """Relative loss, and the upper end of its one-sided 95 % interval over sequences (or groups)."""
         outcome = self._outcome(controller)
         if self._scorer.labelled:
-            sign = -1 if self._scorer.metric.higher_is_better else 1
-            lost = sign * (outcome - self._high)
-        else:
-            pairs = zip(outcome, self._high, strict=True)
-            lost = np.array([((a - b).astype(np.float64) ** 2).mean(axis=1).sum() for a, b in pairs])
-        count, weights = len(lost), self._weights
-        residuals = lost - lost.sum() / weights.sum() * weights
-        error = math.sqrt(count / (count - 1) * float((residuals**2).sum()))
-        reach = student_quantile(CONFIDENCE, count - 1) * error
+            loss = self._scorer.loss(outcome, self._high)
+            if loss.upper is None:
+                raise InputError(f"max_loss: metric {self._scorer.name} gives no interval on the held-out sequences")
+            return loss.value / self._scale, loss.upper / self._scale
+        pairs = zip(outcome, self._high, strict=True)
+        lost = np.array([((a - b).astype(np.float64) ** 2).mean(axis=1).sum() for a, b in pairs])
+        zero = np.zeros_like(lost)
+        reach = student_quantile(LEVEL, len(lost) - 1) * standard_error(lost, zero, self._weights) * self._weights.sum()
         return float(lost.sum()) / self._scale, (float(lost.sum()) + reach) / self._scale
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 import traces
 from traces import InputError
-from traces.data import Data, Sequences, whole_numbers
+from traces.data import Data, Sequences, targets_of, whole_numbers
 
 
 def read(path: str | os.PathLike[str]) -> Sequences:
@@ -21,7 +22,8 @@ def read(path: str | os.PathLike[str]) -> Sequences:
         A data file (HDF5, opened and streamed); `.npy` with float32 [batch, time, features], [time, features] or int
         tokens [batch, time],
         [time]; `.npz` with `values` and `offsets` as in a data file (ragged), or `values` alone as in `.npy`;
-        optionally `labels`.
+        optionally `labels`, `label_offsets` and `groups` as `traces.Data` takes them, but labels [batch, time] or
+        [batch, time, C] for one or C labels a step of a batch.
 
     Raises
     ------
@@ -49,25 +51,34 @@ def read(path: str | os.PathLike[str]) -> Sequences:
 
 
 def _data(arrays: dict[str, np.ndarray], name: str) -> Data:
-    values, labels = arrays["values"], arrays.get("labels")
+    values, labels, groups = arrays["values"], arrays.get("labels"), arrays.get("groups")
     if values.dtype.kind not in "fiu":
         raise InputError(f"values are of type {values.dtype}, expected numbers")
     if labels is not None and labels.ndim == 0:
         raise InputError("labels are a single value, expected one a step or one a sequence")
+    if groups is not None:
+        groups = whole_numbers(groups, "groups")
     whole = values.dtype.kind in "iu"
+    bounds = None if "label_offsets" not in arrays else _offsets(arrays["label_offsets"], "label_offsets")
     if "offsets" in arrays:
-        offsets = arrays["offsets"]
-        if offsets.ndim != 1 or offsets.dtype.kind not in "iu":
-            raise InputError(f"offsets are {offsets.dtype} {list(offsets.shape)}, expected integers [sequences + 1]")
+        offsets = _offsets(arrays["offsets"], "offsets")
         with np.errstate(over="ignore"):
             values = whole_numbers(values, "tokens") if whole and values.ndim == 1 else values.astype(np.float32)
-        data = Data(
-            values,
-            offsets.astype(np.int64),
-            None if labels is None else whole_numbers(labels, "labels"),
-            name=name,
-        )
+        if labels is not None:
+            labels = targets_of(labels) if labels.ndim == 2 else whole_numbers(labels, "labels")
+        data = Data(values, offsets, labels, name=name, label_offsets=bounds, groups=groups)
         data.validate()
         return data
     batched = values.ndim == 3 or (whole and values.ndim == 2)
-    return Data.of(list(values) if batched else [values], labels, name=name)
+    if bounds is None:
+        return Data.of(list(values) if batched else [values], labels, name=name, groups=groups)
+    if labels is None or labels.ndim != 1 or len(bounds) < 2 or (bounds[1:] < bounds[:-1]).any() or bounds[0] < 0:
+        raise InputError("label_offsets do not fit the labels")
+    parts = [labels[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return Data.of(list(values) if batched else [values], parts, "sequence", name=name, groups=groups)
+
+
+def _offsets(array: np.ndarray, what: str) -> np.ndarray:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{what} are {array.dtype} {list(array.shape)}, expected integers [sequences + 1]")
+    return array.astype(np.int64)

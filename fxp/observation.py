@@ -69,6 +69,15 @@ class Observation:
         )
 
     @property
+    def loss(self) -> str:
+        """What calibration differentiates."""
+        if self.labels is None:
+            return "squared error of h"
+        if self.data.scope == "sequence":
+            return "CTC"
+        return "likelihood of 0/1 labels" if self.data.targets else "cross-entropy"
+
+    @property
     def steps(self) -> int:
         """Steps of all sequences."""
         return sum(self.lengths)
@@ -109,11 +118,14 @@ def in_order(values: np.ndarray, direction: int) -> np.ndarray:
 
 def _labels(network: Network, data: Data) -> list[np.ndarray] | None:
     head = network.model.head
-    if head is None or data.scope is None:
+    if head is None or data.labels is None:
         return None
-    if data.scope != head.scope:
+    if data.scope not in (head.scope, "sequence"):
         raise InputError(f"the labels belong to each {data.scope}, but the network's head to each {head.scope}")
-    if data.labels is not None and (data.labels.min() < 0 or data.labels.max() >= len(head.bias)):
+    if data.targets:
+        if data.targets != len(head.bias):
+            raise InputError(f"{data.targets} labels a step, but the head has {len(head.bias)} rows")
+    elif data.labels.size and (data.labels.min() < 0 or data.labels.max() >= len(head.bias)):
         raise InputError(f"calibration labels lie outside 0 to {len(head.bias) - 1}, the rows of the head")
     return [data.sequence_labels(n) for n in range(len(data))]
 
@@ -141,21 +153,22 @@ def as_data(network: Network, source: Any) -> Data:
 
 def subset(data: Sequences, sequences: Any, limit: int | None = None) -> Data:
     """Some sequences of a data set, in memory; cut after `limit` steps in all if labels do not forbid it."""
-    parts, labels, ids, room = [], [], [], limit
+    parts, labels, kept, room = [], [], [], limit
     for n in sequences:
         values = data.sequence(n)
         label = data.sequence_labels(n) if data.scope is not None else None
         if room is not None:
             if room <= 0:
                 break
-            if data.scope != "last":
+            if data.scope not in ("last", "sequence"):
                 values, label = values[:room], None if label is None else label[:room]
             room -= len(values)
         parts.append(values)
         labels.append(label)
-        ids.append(int(data.ids[n]))
+        kept.append(n)
     return Data.of(
-        parts, None if data.scope is None else labels, ids=ids,
+        parts, None if data.scope is None else labels, "sequence" if data.scope == "sequence" else None,
+        ids=data.ids[kept], groups=None if data.groups is None else data.groups[kept],
         metric=data.metric, name=data.name, origin=data.origin, licence=data.licence,
     )  # fmt: skip
 

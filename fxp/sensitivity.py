@@ -16,6 +16,7 @@ import traces
 from fxp import quantise
 from fxp.observation import Observation, in_order
 from fxp.quantise import FloatLayer
+from traces import InputError
 
 BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence goes alone
 
@@ -45,8 +46,9 @@ def impacts(
     ----------
     layers : stored layers with the offset bits to judge (their high path as in `observation`)
     observation : Observation
-        With labels, the loss is the cross-entropy of the head's readout; without, a random projection of the last
-        layer's h, the mean square of whose change is the squared error of h.
+        With labels, the loss is the likelihood of the head's readout (cross-entropy, or of labels of 0 and 1, or CTC
+        for label sequences); without, a random projection of the last layer's h, the mean square of whose change is the
+        squared error of h.
     seed : int
         Of the random projection; not used with labels.
 
@@ -240,19 +242,52 @@ def _backward(
 
 
 def _loss_gradient(observation: Observation, members: list[int], batch: _Batch, h: np.ndarray) -> np.ndarray:
-    """Gradient of the summed cross-entropy by the last layer's h, [T, B, D * R]."""
+    """Gradient of the summed loss by the last layer's h, [T, B, D * R]."""
     head, labels = observation.network.model.head, observation.labels
     assert head is not None and labels is not None
+    by_logits = LOSSES[observation.loss]
     gradient = np.zeros_like(h)
     for n, member in enumerate(members):
         last = batch.lengths[n]
         span = slice(last - 1, last) if head.scope == "last" else slice(0, last)
         logits = h[span, n] @ head.weight.T + head.bias
-        share = np.exp(logits - logits.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        share[np.arange(len(share)), labels[member]] -= 1
-        gradient[span, n] = share @ head.weight
+        gradient[span, n] = by_logits(logits, labels[member]) @ head.weight
     return gradient
+
+
+def _softmax_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    share[np.arange(len(share)), labels] -= 1
+    return share
+
+
+def _bernoulli_gradient(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return _sigmoid(logits) - targets
+
+
+def _ctc_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of connectionist temporal classification (Graves et al., ICML 2006), label 0 being the blank."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("calibrating on label sequences needs PyTorch: pip install 'fxp-lstm[torch]'") from None
+    leaf = torch.tensor(logits[:, None], requires_grad=True)
+    loss = torch.nn.functional.ctc_loss(
+        leaf.log_softmax(2), torch.tensor(labels[None].astype(np.int64)), torch.tensor([len(logits)]),
+        torch.tensor([len(labels)]), reduction="sum", zero_infinity=True,
+    )  # fmt: skip
+    loss.backward()
+    assert leaf.grad is not None
+    return np.asarray(leaf.grad[:, 0].numpy())
+
+
+LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cross-entropy": _softmax_gradient,
+    "likelihood of 0/1 labels": _bernoulli_gradient,
+    "CTC": _ctc_gradient,
+}
+"""Gradient of each loss by the logits [steps, C], for the labels of one sequence."""
 
 
 def _errors(

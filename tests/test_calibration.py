@@ -9,10 +9,11 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import calibration, cli, evaluation, floating, matching, offsets, sensitivity
+from fxp import calibration, cli, floating, intervals, matching, offsets, sensitivity
 from fxp.kernels import offsets as kernels
 from fxp.observation import Observation, as_data, chosen
 from fxp.quantise import float_layers, low_activations
+from fxp.scoring import Scorer
 from traces import InputError
 
 SHAPES = [
@@ -363,7 +364,7 @@ def test_loss_and_its_interval_against_the_evaluation(make_network):
     loss, upper = calibration.Judge(network, data).loss(low)
     high_row, low_row = fxp.evaluate(network, data, [accel.Static(network.formats.high), low])
     assert loss == pytest.approx(low_row.difference / high_row.metric)
-    two_sided, one_sided = (evaluation.student_quantile(p, 19) for p in (0.975, 0.95))
+    two_sided, one_sided = (intervals.student_quantile(p, 19) for p in (0.975, 0.95))
     reach = (low_row.interval[1] - low_row.difference) * one_sided / two_sided
     assert upper == pytest.approx((low_row.difference + reach) / high_row.metric)
     bare = fxp.Network(replace(network.model, head=None))
@@ -377,7 +378,7 @@ def test_rivals_have_the_share_of_the_controller(make_network):
     network = make_network(hidden=(40,), classes=4, seed=1)
     data = make_data(network, 20)
     made, controller = fxp.calibrate(network, data, low_share=0.6)
-    chosen_set = matching.rivals(evaluation.Scorer(made, data), controller)
+    chosen_set = matching.rivals(Scorer(made, data), controller)
     rows = list(fxp.evaluate(made, data, chosen_set))
     names = ["float", "static", "static", "random", "peak", "random", "delta", "calibrated", "calibrated"]
     assert [row.controller for row in rows] == names

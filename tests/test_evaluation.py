@@ -10,9 +10,11 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import evaluation, floating
-from fxp.evaluation import METRICS, Scorer, paired_interval, student_quantile
+from fxp import floating, intervals
+from fxp.intervals import paired_interval, student_quantile
+from fxp.metrics import METRICS
 from fxp.quantise import float_layers
+from fxp.scoring import Scorer
 from traces import InputError
 
 F32 = np.float32
@@ -42,9 +44,9 @@ def test_student_quantile_in_closed_form():
 
 def test_student_quantile_has_no_step_between_its_methods(monkeypatch):
     for degrees in (50, 100, 101, 200):
-        monkeypatch.setattr(evaluation, "EXACT_DEGREES", 1000)
+        monkeypatch.setattr(intervals, "EXACT_DEGREES", 1000)
         exact = student_quantile(0.975, degrees)
-        monkeypatch.setattr(evaluation, "EXACT_DEGREES", 0)
+        monkeypatch.setattr(intervals, "EXACT_DEGREES", 0)
         assert student_quantile(0.975, degrees) == pytest.approx(exact, rel=1e-9 if degrees >= 100 else 1e-7)
     assert student_quantile(0.975, 10**6) == pytest.approx(1.959966, abs=1e-5)
 
@@ -96,12 +98,24 @@ def test_metrics_by_hand():
         -math.log(math.exp(3) / sum(math.exp(v) for v in (1, 2, 3))), math.log(3), 2000.0,
         -math.log(math.exp(2) / (2 * math.exp(2) + math.exp(1))),
     ]  # fmt: skip
-    assert METRICS["cross_entropy"].score(logits, labels).tolist() == pytest.approx(soft, rel=1e-12)
-    bits = [v / math.log(2) for v in soft]
-    assert METRICS["bits_per_character"].score(logits, labels).tolist() == pytest.approx(bits, rel=1e-12)
-    # The first of equal logits counts, as argmax has it.
-    assert METRICS["accuracy"].score(logits, labels).tolist() == [1, 0, 0, 0]
+    for n in range(len(labels)):
+        one = logits[n : n + 1], labels[n : n + 1]
+        assert METRICS["cross_entropy"].score(*one) == (pytest.approx(soft[n], rel=1e-12), 1)
+        assert METRICS["bits_per_character"].score(*one) == (pytest.approx(soft[n] / math.log(2), rel=1e-12), 1)
+        # The first of equal logits counts, as argmax has it.
+        assert METRICS["accuracy"].score(*one) == (n == 0, 1)
+    assert METRICS["cross_entropy"].score(logits, labels) == (pytest.approx(sum(soft), rel=1e-12), 4)
     assert METRICS["accuracy"].higher_is_better and not METRICS["cross_entropy"].higher_is_better
+
+
+def test_likelihood_of_several_labels_a_step_by_hand():
+    logits = np.array([[0, math.log(3)], [1000, -1000], [1000, -1000]], F32)
+    targets = np.array([[1, 1], [1, 0], [0, 1]], np.uint8)
+    expected = [-math.log(1 / 2) - math.log(3 / 4), 0.0, 2000.0]
+    for n in range(3):
+        found = METRICS["nats_per_step"].score(logits[n : n + 1], targets[n : n + 1])
+        assert found == (pytest.approx(expected[n], rel=1e-7), 1)
+    assert METRICS["nats_per_step"].score(logits, targets) == (pytest.approx(sum(expected), rel=1e-7), 3)
 
 
 # Whole evaluations

@@ -112,7 +112,7 @@ def test_digest_is_what_it_says():
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
     features=st.integers(0, 5),
-    scope=st.sampled_from([None, "step", "last"]),
+    scope=st.sampled_from([None, "step", "last", "targets", "sequence"]),
     seed=st.integers(0, 2**32),
 )
 def test_data_round_trip(tmp_path_factory, lengths, features, scope, seed):
@@ -128,20 +128,60 @@ def test_data_round_trip(tmp_path_factory, lengths, features, scope, seed):
             assert values.tobytes() == data.sequence(number).tobytes()
             assert file.chunk(number, 1, 3).tobytes() == values[1:3].tobytes()
             if scope:
-                assert (file.sequence_labels(number) == data.sequence_labels(number)).all()
-                assert len(file.sequence_labels(number)) == (len(values) if file.scope == "step" else 1)
+                labels = file.sequence_labels(number)
+                assert labels.dtype == (np.uint8 if scope == "targets" else np.int32)
+                assert labels.tolist() == data.sequence_labels(number).tolist()
+                counts = {"step": len(values), "last": 1, "sequence": len(values) // 2}
+                assert len(labels) == counts[file.scope]
+
+
+@pytest.mark.parametrize("scope", [None, "step", "last", "targets", "sequence"])
+def test_data_is_of_the_lowest_version_that_holds_it(tmp_path, scope):
+    data = samples.data(scope=scope)
+    new = scope in ("targets", "sequence")
+    assert (data.scope, data.targets) == ("step" if scope == "targets" else scope, 3 * (scope == "targets"))
+    for content in (data, dataclasses.replace(data, groups=np.zeros(3, np.int32)), dataclasses.replace(data, groups=None)):
+        content.write(tmp_path / "d.h5")
+        with h5py.File(tmp_path / "d.h5") as file:
+            assert file.attrs["version"] == (2 if new or content.groups is not None else 1)
+        same(content, traces.Data.read(tmp_path / "d.h5"))
+    assert schema.VERSIONS == {"model": 1, "data": 2, "trace": 1, "estimate": 1}
+
+
+def test_data_digest_sees_labels_and_groups():
+    digests = set()
+    for scope in (None, "step", "last", "targets", "sequence"):
+        data = samples.data(scope=scope)
+        digests.add(data.digest())
+        digests.add(dataclasses.replace(data, groups=np.array([5, 6, 7], np.int32)).digest())
+        if scope:
+            changed = data.labels.copy()
+            changed.reshape(-1)[-1] ^= 1
+            digests.add(dataclasses.replace(data, labels=changed).digest())
+    moved = samples.data(scope="sequence")
+    digests.add(dataclasses.replace(moved, label_offsets=moved.label_offsets * [1, 1, 0, 1]).digest())
+    assert len(digests) == 5 + 5 + 4 + 1
+
+
+def test_a_label_sequence_may_be_empty(tmp_path):
+    data = traces.Data.of([np.zeros((2, 1)), np.ones((1, 1))], [[], [4, 0, 4]], "sequence")
+    data.write(tmp_path / "d.h5")
+    read = traces.Data.read(tmp_path / "d.h5")
+    assert [read.sequence_labels(n).tolist() for n in range(2)] == [[], [4, 0, 4]] and read.label_count == 3
 
 
 @pytest.mark.parametrize("features", [0, 3])
-@pytest.mark.parametrize("scope", [None, "step", "last"])
+@pytest.mark.parametrize("scope", [None, "step", "last", "targets", "sequence"])
 def test_data_in_pieces_is_the_same_data(tmp_path, features, scope):
     data = samples.data(features=features, scope=scope, lengths=(5, 1, 9000))
-    with traces.DataWriter(tmp_path / "d.h5", features, scope, name="sample", licence="MIT") as writer:
+    about = {"name": "sample", "licence": "MIT", "targets": data.targets}
+    with traces.DataWriter(tmp_path / "d.h5", features, data.scope, **about) as writer:
         for number, values in enumerate(data):
             labels = data.sequence_labels(number) if scope else None
             cut = max(1, len(values) // 3)
-            step = scope == "step"
-            writer.append(values[:cut], labels[:cut] if step else labels, id=int(data.ids[number]))
+            step = data.scope == "step"
+            group = None if data.groups is None else int(data.groups[number])
+            writer.append(values[:cut], labels[:cut] if step else labels, id=int(data.ids[number]), group=group)
             if cut < len(values):
                 writer.extend(values[cut:], labels[cut:] if step else None)
     same(data, traces.Data.read(tmp_path / "d.h5"))

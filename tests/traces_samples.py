@@ -60,7 +60,7 @@ def model(seed=0, high=8, low=4, directions=2, projection=0, layers=2, inputs=5,
 
 
 def data(seed=0, features=5, scope="step", lengths=(3, 1, 7)):
-    """Valid data."""
+    """Valid data; label sequences, several labels a step and groups need version 2."""
     rng = np.random.default_rng(seed)
     if features:
         sequences = [rng.standard_normal((length, features)).astype(np.float32) for length in lengths]
@@ -70,10 +70,14 @@ def data(seed=0, features=5, scope="step", lengths=(3, 1, 7)):
         None: None,
         "step": [rng.integers(0, 4, length) for length in lengths],
         "last": rng.integers(0, 4, len(lengths)),
+        "targets": [rng.integers(0, 2, (length, 3)) for length in lengths],
+        "sequence": [rng.integers(0, 4, length // 2) for length in lengths],
     }[scope]
     return traces.Data.of(
-        sequences, labels, ids=[40 + k for k in range(len(lengths))], name="sample", licence="MIT"
-    )
+        sequences, labels, "sequence" if scope == "sequence" else None,
+        ids=[40 + k for k in range(len(lengths))], name="sample", licence="MIT",
+        groups=[k % 2 for k in range(len(lengths))] if scope in ("targets", "sequence") else None,
+    )  # fmt: skip
 
 
 SIZES = [(5, 6, 6, 2, False), (12, 11, 4, 2, True)]

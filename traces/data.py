@@ -10,11 +10,13 @@ import numpy as np
 from traces import schema, store
 from traces.errors import InputError
 from traces.fields import Node, conform, present
-from traces.ragged import Ragged, check_ids, check_offsets, ids_of, offsets_of, position
+from traces.ragged import Ragged, check_ids, check_label_offsets, check_offsets, ids_of, offsets_of, position
 
 SPEC = schema.SCHEMAS["data"]
 _BLOCK = 1 << 16
 """Steps that are held at once when all of a file's are visited."""
+_SCOPES = {"labels": "last", "step_labels": "step", "step_targets": "step", "label_values": "sequence"}
+"""What the labels of each data set belong to."""
 
 
 class Sequences(Ragged):
@@ -25,6 +27,10 @@ class Sequences(Ragged):
     licence: str
     metric: str | None
     ids: np.ndarray
+    label_offsets: np.ndarray | None
+    """First label of each sequence where labels form a sequence for each, otherwise None: int64 [S + 1]."""
+    groups: np.ndarray | None
+    """Group of each sequence, such as its speaker: int32 [S], or None."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,8 +59,23 @@ class Sequences(Ragged):
 
     @property
     def scope(self) -> str | None:
-        """What the labels belong to: "step", "last" (a sequence), or None without labels."""
+        """What the labels belong to: "step"; "last", one label for a sequence; "sequence", any number of labels for a
+        sequence; None without labels."""
         raise NotImplementedError
+
+    @property
+    def targets(self) -> int:
+        """C where every step has C labels of 0 or 1, otherwise 0."""
+        raise NotImplementedError
+
+    @property
+    def label_count(self) -> int:
+        """Rows of labels in all sequences together."""
+        if self.scope is None:
+            return 0
+        if self.label_offsets is not None:
+            return int(self.label_offsets[-1])
+        return self.total if self.scope == "step" else len(self)
 
     def _values(self, start: int, stop: int) -> np.ndarray:
         raise NotImplementedError
@@ -76,24 +97,33 @@ class Sequences(Ragged):
         return self._values(min(first + start, last), min(first + stop, last))
 
     def sequence_labels(self, number: int) -> np.ndarray:
-        """Labels of a sequence: int32 [time] if they belong to steps, otherwise int32 [1]."""
+        """Labels of a sequence: int32 [time] or uint8 [time, C] if they belong to steps, int32 [1] if it has one, or
+        int32 [labels]."""
         number = position(number, len(self))
         if self.scope is None:
             raise InputError(f"data {self.name!r} has no labels")
         if self.scope == "last":
             return self._labels(number, number + 1)
-        return self._labels(int(self.offsets[number]), int(self.offsets[number + 1]))
+        bounds = self.offsets if self.label_offsets is None else self.label_offsets
+        return self._labels(int(bounds[number]), int(bounds[number + 1]))
 
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of values, labels, offsets and identities; not of names and licence."""
+        """SHA-256 (hexadecimal) of values, labels, offsets, identities and groups; not of names and licence."""
         digest = store.Digest("data")
         digest.array("ids", "<i8", self.ids.shape, [self.ids])
         digest.array("offsets", "<i8", self.offsets.shape, [self.offsets])
         shape = (self.total,) if self.tokens else (self.total, self.features)
         digest.array("values", "<i4" if self.tokens else "<f4", shape, _blocks(self._values, self.total))
         if self.scope is not None:
-            count = self.total if self.scope == "step" else len(self)
-            digest.array(f"labels {self.scope}", "<i4", (count,), _blocks(self._labels, count))
+            count, targets = self.label_count, self.targets
+            shape = (count, targets) if targets else (count,)
+            digest.array(
+                f"labels {self.scope}", "|u1" if targets else "<i4", shape, _blocks(self._labels, count, targets)
+            )
+        for name, dtype in (("label_offsets", "<i8"), ("groups", "<i4")):
+            values = getattr(self, name)
+            if values is not None:
+                digest.array(name, dtype, values.shape, [values])
         return digest.hex()
 
 
@@ -107,11 +137,15 @@ class Data(Sequences):
         Features, or tokens for a model with an embedding, of all sequences one after the other.
     offsets : int64 [S + 1]
         First step of each sequence, then T.
-    labels : int32 [T] or int32 [S], optional
-        One a step, or one a sequence.
+    labels : int32 [T], int32 [S], uint8 [T, C] or int32 [Y], optional
+        One a step, one a sequence, C of 0 or 1 a step, or (with `label_offsets`) any number for each sequence.
     ids : int64 [S]
         Distinct identities; 0 to S - 1 by default.
     metric, name, origin, licence : str
+    label_offsets : int64 [S + 1], optional
+        First label of each sequence, then Y; a sequence may have none.
+    groups : int32 [S], optional
+        Group of each sequence, such as its speaker.
     """
 
     values: np.ndarray
@@ -122,22 +156,27 @@ class Data(Sequences):
     name: str = ""
     origin: str = ""
     licence: str = ""
+    label_offsets: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.ids is None:
             object.__setattr__(self, "ids", ids_of(None, max(0, len(self.offsets) - 1)))
 
     @classmethod
-    def of(cls, sequences: Any, labels: Any = None, **about: Any) -> "Data":
+    def of(cls, sequences: Any, labels: Any = None, scope: str | None = None, **about: Any) -> "Data":
         """Data from a list of arrays, one a sequence.
 
         Parameters
         ----------
         sequences : list of float32 [time, F], or of int32 [time]
-        labels : list of int, or of int32 [time], optional
-            One value, or one array of a value a step, for each sequence.
+        labels : list of int, of int32 [time], of uint8 or bool [time, C], or of int32 [any number], optional
+            For each sequence one value, a value a step, C values of 0 or 1 a step, or (with scope "sequence") a
+            sequence of values.
+        scope : {"step", "last", "sequence"}, optional
+            What the labels belong to; needed for "sequence" only.
         **about
-            `ids`, `metric`, `name`, `origin`, `licence`.
+            `ids`, `groups`, `metric`, `name`, `origin`, `licence`.
         """
         arrays = [np.asarray(sequence) for sequence in sequences]
         if not arrays or any(array.ndim != arrays[0].ndim or array.ndim not in (1, 2) for array in arrays):
@@ -154,12 +193,15 @@ class Data(Sequences):
                 values = values.astype(np.float32)
         offsets = offsets_of([len(array) for array in arrays])
         if labels is not None:
-            parts = [np.atleast_1d(np.asarray(label)) for label in labels]
-            labels = whole_numbers(np.concatenate(parts), "labels")
+            labels, about["label_offsets"] = _joined(labels, scope, len(arrays))
+        if about.get("groups") is not None:
+            about["groups"] = whole_numbers(np.asarray(about["groups"]), "groups")
         if about.get("ids") is not None:
             about["ids"] = ids_of(about["ids"], len(arrays))
         data = cls(values, offsets, labels, **about)
         data.validate()
+        if scope not in (None, data.scope) and not (scope in ("step", "last") and data.total == len(data)):
+            raise InputError(f"scope is {scope!r}, but the labels belong to {data.scope!r}")
         return data
 
     @property
@@ -174,10 +216,17 @@ class Data(Sequences):
 
     @property
     def scope(self) -> str | None:
-        """What the labels belong to: "step", "last" (a sequence), or None without labels."""
+        """What the labels belong to: "step", "last", "sequence", or None without labels."""
         if self.labels is None:
             return None
+        if self.label_offsets is not None:
+            return "sequence"
         return "step" if len(self.labels) == self.total else "last"
+
+    @property
+    def targets(self) -> int:
+        """C where every step has C labels of 0 or 1, otherwise 0."""
+        return int(self.labels.shape[1]) if self.labels is not None and self.labels.ndim == 2 else 0
 
     def validate(self) -> None:
         """Check types, shapes and values; InputError names what is wrong."""
@@ -186,6 +235,11 @@ class Data(Sequences):
         check_ids(self.ids)
         for start, block in zip(range(0, self.total, _BLOCK), _blocks(self._values, self.total), strict=True):
             check_values(block, start)
+        if self.labels is not None and self.label_offsets is not None:
+            check_label_offsets(self.label_offsets, len(self.labels))
+        if self.targets:
+            assert self.labels is not None
+            check_targets(self.labels, 0)
 
     def write(self, path: store.Pathlike) -> None:
         """Write the data file; InputError if the data is not valid or the path cannot be written."""
@@ -214,22 +268,26 @@ class Data(Sequences):
         return self.labels[start:stop]
 
     def _node(self) -> Node:
-        for name in ("values", "offsets", "ids"):
-            if not isinstance(getattr(self, name), np.ndarray):
+        for name in ("values", "offsets", "ids", "labels", "label_offsets", "groups"):
+            value = getattr(self, name)
+            if not isinstance(value, np.ndarray) and (value is not None or name in ("values", "offsets", "ids")):
                 raise InputError(f"{name} must be a NumPy array")
-        if self.labels is not None and np.shape(self.labels) not in (
-            (len(self.values),),
-            (len(self.offsets) - 1,),
-        ):
-            raise InputError(
-                f"labels have shape {list(np.shape(self.labels))}; there must be one a step or one a sequence"
-            )
+        if self.labels is None and self.label_offsets is not None:
+            raise InputError("label_offsets belong to labels, and there are none")
+        steps, sequences = len(self.values), len(self.offsets) - 1
+        if self.labels is not None and self.label_offsets is None:
+            shape = self.labels.shape
+            if shape not in ((steps,), (sequences,)) and not (len(shape) == 2 and shape[0] == steps and shape[1] > 0):
+                raise InputError(f"labels have shape {list(shape)}; there must be one a step or one a sequence")
+        label_names = [name for name, scope in _SCOPES.items() if scope == self.scope]
         attributes = {name: getattr(self, name) for name in ("name", "metric", "origin", "licence")}
         arrays = {
             "ids": self.ids,
             "offsets": self.offsets,
             "tokens" if self.tokens else "features": self.values,
-            "step_labels" if self.scope == "step" else "labels": self.labels,
+            label_names[1 if self.targets else 0] if label_names else "labels": self.labels,
+            "label_offsets": self.label_offsets,
+            "groups": self.groups,
         }
         return Node(attributes=present(attributes), arrays=present(arrays))
 
@@ -258,11 +316,18 @@ class DataFile(Sequences):
         arrays = node.arrays
         if ("features" in arrays) == ("tokens" in arrays):
             raise InputError("must hold either features or tokens")
-        if "labels" in arrays and "step_labels" in arrays:
-            raise InputError("holds both labels and step_labels; one of them is allowed")
+        kinds = [name for name in _SCOPES if name in arrays]
+        if len(kinds) > 1:
+            raise InputError(f"holds both {kinds[0]} and {kinds[1]}; one of them is allowed")
+        if ("label_values" in arrays) != ("label_offsets" in arrays):
+            raise InputError("must hold both label_values and label_offsets, or neither")
         self._stored = arrays["tokens"] if "tokens" in arrays else arrays["features"]
-        self._stored_labels = arrays.get("step_labels", arrays.get("labels"))
-        self._scope = "step" if "step_labels" in arrays else "last" if "labels" in arrays else None
+        self._stored_labels = arrays[kinds[0]] if kinds else None
+        self._scope = _SCOPES[kinds[0]] if kinds else None
+        optional = {name: arrays[name][()] if name in arrays else None for name in ("label_offsets", "groups")}
+        self.label_offsets, self.groups = optional["label_offsets"], optional["groups"]
+        if self.label_offsets is not None:
+            check_label_offsets(self.label_offsets, arrays["label_values"].shape[0])
         self.ids, self.offsets = arrays["ids"][()], arrays["offsets"][()]
         check_offsets(self.offsets, self._stored.shape[0])
         check_ids(self.ids)
@@ -283,8 +348,14 @@ class DataFile(Sequences):
 
     @property
     def scope(self) -> str | None:
-        """What the labels belong to: "step", "last" (a sequence), or None without labels."""
+        """What the labels belong to: "step", "last", "sequence", or None without labels."""
         return self._scope
+
+    @property
+    def targets(self) -> int:
+        """C where every step has C labels of 0 or 1, otherwise 0."""
+        stored = self._stored_labels
+        return int(stored.shape[1]) if stored is not None and stored.ndim == 2 else 0
 
     @property
     def values(self) -> np.ndarray:
@@ -296,7 +367,7 @@ class DataFile(Sequences):
         """All labels, read into memory, or None."""
         if self._scope is None:
             return None
-        return self._labels(0, self.total if self._scope == "step" else len(self))
+        return self._labels(0, self.label_count)
 
     def read(self) -> Data:
         """The whole content in memory."""
@@ -309,6 +380,8 @@ class DataFile(Sequences):
             self.name,
             self.origin,
             self.licence,
+            self.label_offsets,
+            self.groups,
         )
 
     def _values(self, start: int, stop: int) -> np.ndarray:
@@ -320,7 +393,10 @@ class DataFile(Sequences):
     def _labels(self, start: int, stop: int) -> np.ndarray:
         assert self._stored_labels is not None
         with store.reading(self._path):
-            return self._stored_labels[start:stop]
+            labels = self._stored_labels[start:stop]
+            if self.targets:
+                check_targets(labels, start)
+            return labels
 
 
 def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
@@ -346,5 +422,40 @@ def check_values(values: np.ndarray, first: int) -> None:
         raise InputError(f"step {step} of the data holds a {what}")
 
 
-def _blocks(get: Any, count: int) -> Iterator[np.ndarray]:
-    return (get(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+def check_targets(labels: np.ndarray, first: int) -> None:
+    """InputError unless labels [steps, C] are 0 or 1; `first` is the step of labels[0]."""
+    bad = (labels > 1).any(axis=1)
+    if bad.any():
+        raise InputError(f"step {first + int(np.argmax(bad))} of the data has a label that is neither 0 nor 1")
+
+
+def targets_of(labels: Any) -> np.ndarray:
+    """Labels [steps, C] as uint8; InputError for what is neither 0 nor 1."""
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.dtype.kind not in "iub" or not array.shape[1]:
+        raise InputError(f"labels of shape {list(array.shape)} of {array.dtype}; expected integers or bool [time, C]")
+    if array.size and (int(array.min()) < 0 or int(array.max()) > 1):
+        raise InputError("several labels a step must be 0 or 1 each")
+    return array.astype(np.uint8)
+
+
+def _joined(labels: Any, scope: str | None, sequences: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels of all sequences, and their offsets if they form a sequence for each."""
+    parts = [np.atleast_1d(np.asarray(label)) for label in labels]
+    if not parts or len({part.shape[1:] for part in parts}) > 1:
+        raise InputError("labels must all be of one kind, one entry for each sequence")
+    if parts[0].ndim > 1:
+        return targets_of(np.concatenate(parts)), None
+    if scope != "sequence":
+        return whole_numbers(np.concatenate(parts), "labels"), None
+    if len(parts) != sequences:
+        raise InputError(f"there are {len(parts)} label sequences for {sequences} sequences")
+    # An empty list has no integer type of its own.
+    filled = [part if part.size else np.zeros(0, np.int32) for part in parts]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in filled])]).astype(np.int64)
+    return whole_numbers(np.concatenate(filled), "labels"), offsets
+
+
+def _blocks(get: Any, count: int, width: int = 0) -> Iterator[np.ndarray]:
+    block = max(1, _BLOCK // max(1, width))
+    return (get(start, min(start + block, count)) for start in range(0, count, block))

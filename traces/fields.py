@@ -64,7 +64,8 @@ class Array:
     """A data set: alternatives of dtype (NumPy notation), shape in symbols, unit.
 
     A dimension is a number, a symbol, or a multiple ("4H"), a quotient rounded up ("H/8") or an increment
-    ("S+1") of a symbol. A symbol that nothing defined yet takes the size it meets first.
+    ("S+1") of a symbol. A symbol that nothing defined yet takes the size it meets first. `since` is the version of
+    the format that introduced the array.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Array:
     about: str
     optional: bool = False
     unit: str = ""
+    since: int = 1
 
     def match(self, array: Any, sizes: dict[str, int], where: str) -> None:
         """Compare dtype and shape, adding newly met symbols to `sizes`; InputError where they differ."""
@@ -120,6 +122,20 @@ class Node:
     arrays: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, "Node"] = field(default_factory=dict)
     lists: dict[str, list["Node"]] = field(default_factory=dict)
+
+
+def newest(spec: Group) -> int:
+    """The newest version that anything in a schema was introduced with."""
+    return max([array.since for array in spec.arrays] + [newest(child) for child in spec.groups], default=1)
+
+
+def needed(spec: Group, node: Node) -> int:
+    """The lowest version that can hold some content."""
+    versions = [array.since for array in spec.arrays if array.name in node.arrays]
+    for child in spec.groups:
+        nodes = node.lists.get(child.name, []) if child.repeated else [node.groups.get(child.name)]
+        versions += [needed(child, inner) for inner in nodes if inner is not None]
+    return max(versions, default=1)
 
 
 def present(values: Mapping[str, Any]) -> dict[str, Any]:

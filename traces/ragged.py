@@ -61,6 +61,15 @@ def check_offsets(offsets: np.ndarray, total: int | None) -> None:
         raise InputError(f"offsets end at {offsets[-1]}; there are {total} steps")
 
 
+def check_label_offsets(offsets: np.ndarray, total: int) -> None:
+    """InputError unless offsets run from 0 to `total` without decreasing; a sequence may have no label."""
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != total:
+        raise InputError(f"label_offsets must run from 0 to {total}, the number of labels")
+    down = offsets[1:] < offsets[:-1]
+    if down.any():
+        raise InputError(f"label_offsets decrease at sequence {int(np.argmax(down))}")
+
+
 def check_ids(ids: np.ndarray) -> None:
     """InputError unless the identities are distinct."""
     ordered = np.sort(ids)

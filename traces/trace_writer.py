@@ -177,7 +177,7 @@ class TraceWriter:
 
     def _create(self) -> None:
         file = self._output.file
-        store.label(file, schema.header("trace"))
+        store.label(file, schema.header("trace", self._root))
         self._columns: dict[tuple[int, int, str], _Column] = {}
         self._written = [
             np.zeros((len(self._record), shapes["plan"][0]), np.int64) for shapes in self._shapes

@@ -14,6 +14,13 @@ from traces import InputError
 Model = Annotated[Path, typer.Argument(help="Model file.")]
 DataPath = Annotated[Path, typer.Argument(help="Data file (HDF5, .npy or .npz).")]
 Engine = Annotated[str, typer.Option(help="fast, portable or reference: the same bits.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="Built-in metric, or your own (its code is run): file.py:Name, module:Name, entry point."),
+]
+Head = Annotated[
+    str | None, typer.Option(help="Your own head in place of the model's: named as a metric is; its code is run.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Sequences that run side by side.")]
 
 
@@ -32,6 +39,8 @@ def run(
     record: Annotated[
         list[str] | None, typer.Option(help="Also into the trace: cell, hidden, accumulators (repeatable).")
     ] = None,
+    metric: Metric = None,
+    head: Head = None,
     engine: Engine = "fast",
     threads: Threads = 1,
     json: Json = False,
@@ -54,7 +63,7 @@ def run(
     net = network.load(model)
     chosen = controllers.parse(controller, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source:
-        scorer = evaluation.Scorer(net, source, str(data))
+        scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
         with output.progress("emulating", int(scorer.inputs.lengths.sum()), json) as advance:
             scored = evaluation.emulate_scored(
                 scorer, chosen, engine=engine, threads=threads, record=record, trace=trace, keep=False,
@@ -103,6 +112,8 @@ def compare(
     everything: Annotated[
         bool, typer.Option("--all", help="All rivals of the model's calibrated controller; the default if it has one.")
     ] = False,
+    metric: Metric = None,
+    head: Head = None,
     engine: Engine = "fast",
     threads: Threads = 1,
     json: Json = False,
@@ -111,7 +122,8 @@ def compare(
 
     Default set: float, static high, static low, random at the low share of peak, peak; for a calibrated model also
     random, delta and static mask at the low share that its controller reaches on the data, and that controller.
-    Example: fxp compare lm.h5 held-out.h5
+    Example: fxp compare lm.h5 held-out.h5; with your own metric: fxp compare lm.h5 held-out.h5 --metric
+    my_metric.py:Metric
     """
     from fxp import calibration, datafile, engines, evaluation, matching, network
 
@@ -129,7 +141,7 @@ def compare(
     if everything and carried is None:
         raise InputError(f"{model}: --all needs a calibrated model: make one with fxp calibrate")
     with datafile.read(data) as source:
-        scorer = evaluation.Scorer(net, source, str(data))
+        scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
         if carried is not None:
             chosen = matching.rivals(scorer, carried, engine=engine, threads=threads)
         elif chosen is None:
@@ -157,6 +169,14 @@ def compare(
         f"over sequences; "
         f"{'higher' if table.higher_is_better else 'lower'} is better",
     )
+
+
+def plugged(metric: str | None, head: str | None) -> dict[str, Any]:
+    """The metric and the head that were asked for by name, as a `Scorer` takes them."""
+    from fxp import metrics, plugins
+
+    chosen = metric if metric is None or metric in metrics.METRICS else plugins.load(metric, "metric")
+    return {"metric": chosen, "head": None if head is None else plugins.load(head, "head")}
 
 
 def label(row: Any) -> str:

@@ -16,6 +16,8 @@ if __name__ == "__main__":
     samples.model(layers=1, inputs=3, hidden=4, projection=2, directions=1).write(FOLDER / "projected.h5")
     samples.data().write(FOLDER / "data.h5")
     samples.data(features=0, scope="last").write(FOLDER / "tokens.h5")
+    samples.data(scope="targets").write(FOLDER / "targets.h5")
+    samples.data(features=0, scope="sequence").write(FOLDER / "sequences.h5")
     samples.trace(FOLDER / "trace.h5", layers=samples.SIZES[1:])
     samples.estimate().write(FOLDER / "estimate.h5")
     digests = {}
