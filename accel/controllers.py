@@ -26,8 +26,12 @@ import numpy as np
 
 from accel import controller as compiled
 from traces import InputError
+from traces import plan as plans
 
 Count = int | float
+
+MOST_STEPS = 2**62
+"""More steps than any sequence has."""
 
 
 @runtime_checkable
@@ -60,6 +64,7 @@ class Encoded:
     counts: np.ndarray  # int64 [8]
     reals: np.ndarray  # float32 [4]
     plan: np.ndarray  # uint8 [time, hidden]; [0, hidden] unless a schedule or calibrated
+    first: int = 0  # step of the plan's first row
 
 
 def _encoded(
@@ -110,6 +115,8 @@ class Controller:
     """Base of the built-in controllers. `parameters` are what a trace records."""
 
     needs_length: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
+    """Whether `window` depends on the steps, so that a long sequence asks for them piece by piece."""
 
     @property
     def name(self) -> str:
@@ -124,6 +131,10 @@ class Controller:
         """Arguments of the C functions for one sequence, layer and direction. Raises InputError where it does not
         fit."""
         raise NotImplementedError
+
+    def window(self, site: Site, start: int, stop: int) -> Encoded:
+        """As `encode`, for the steps `start` to `stop` (exclusive) and the mask of the step after them."""
+        return self.encode(site)
 
     def _unwrap(self) -> None:
         """NumPy scalars among the parameters as Python's own, which JSON and exact fractions know."""
@@ -247,6 +258,8 @@ class Delta(Controller):
 class Schedule(Controller):
     """Replays a plan.
 
+    A plan of an opened trace is read piece by piece, an array is not copied.
+
     Parameters
     ----------
     plan : an opened trace, a run with its plan recorded, or a hand-made plan
@@ -256,6 +269,8 @@ class Schedule(Controller):
         dict from
         sequence id to any of these.
     """
+
+    windowed = True
 
     def __init__(self, plan: Any):
         self.plan = plan
@@ -278,47 +293,80 @@ class Schedule(Controller):
         """Masks of one sequence (its id), layer and direction: bool [time, hidden] in time positions ([1, hidden]:
         every step)."""
         where = f"Schedule: sequence {sequence}, layer {layer}, direction {direction}"
-        if self._rows_of is not None:
-            if sequence not in self._rows_of:
-                raise InputError(f"{where}: the plan has no sequence of this id")
-            _require(layer < len(self.plan.layers), f"{where}: the plan has {len(self.plan.layers)} layers")
-            _require(
-                direction < self.plan.layers[layer].directions,
-                f"{where}: the plan has only the forward direction",
-            )
-            mask = self.plan.layers[layer].low(self._rows_of[sequence], direction)
-        else:
-            mask = _pick(self.plan, sequence, layer, direction, where)
-        mask = np.asarray(mask)
+        source = self._recorded(sequence, layer, direction, where)
+        if source is None:
+            return _masks(_pick(self.plan, sequence, layer, direction, where), hidden, where)
+        return _masks(source[0].low(source[1], direction), hidden, where)
+
+    def _recorded(self, sequence: int, layer: int, direction: int, where: str) -> tuple[Any, int] | None:
+        """Layer of a recorded plan and position of a sequence in it; None for a hand-made plan."""
+        if self._rows_of is None:
+            return None
+        if sequence not in self._rows_of:
+            raise InputError(f"{where}: the plan has no sequence of this id")
+        _require(layer < len(self.plan.layers), f"{where}: the plan has {len(self.plan.layers)} layers")
         _require(
-            mask.dtype == bool or (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()),
-            f"{where}: masks have to be booleans",
+            direction < self.plan.layers[layer].directions, f"{where}: the plan has only the forward direction"
         )
-        mask = np.atleast_2d(mask).astype(bool)
-        _require(
-            mask.ndim == 2 and mask.shape[1] == hidden,
-            f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]",
-        )
-        return mask
+        return self.plan.layers[layer], self._rows_of[sequence]
 
     def encode(self, site: Site) -> Encoded:
-        rows = self.rows(site.sequence, site.layer, site.direction, site.hidden)
-        length = site.length if site.length is not None else len(rows)
-        if len(rows) == 1:
-            return _encoded("Schedule", site, plan=np.repeat(rows, length + 1, axis=0).astype(np.uint8))
-        _require(
-            len(rows) >= length,
-            f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {len(rows)}",
-        )
-        if site.direction == 1:
+        return self.window(site, 0, site.length if site.length is not None else MOST_STEPS)
+
+    def window(self, site: Site, start: int, stop: int) -> Encoded:
+        """Masks of the steps `start` to `stop`, both included, in the order of processing; fewer where the plan ends.
+
+        Recorded plans are read piece by piece, masks of one byte are not copied.
+        """
+        where = f"Schedule: sequence {site.sequence}, layer {site.layer}, direction {site.direction}"
+        source = self._recorded(site.sequence, site.layer, site.direction, where)
+        if source is None:
+            masks = _masks(_pick(self.plan, site.sequence, site.layer, site.direction, where), site.hidden, where)
+            rows = len(masks)
+        else:
+            recorded, number = source
+            before = int(self.plan.offsets[number])
+            rows = int(self.plan.offsets[number + 1]) - before
             _require(
-                len(rows) == length,
+                recorded.hidden_size == site.hidden,
+                f"{where}: mask of shape {(rows, recorded.hidden_size)}, expected [time, {site.hidden}]",
+            )
+        length = site.length if site.length is not None else rows
+        if rows > 1:
+            _require(
+                rows >= length,
+                f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {rows}",
+            )
+            _require(
+                site.direction == 0 or rows == length,
                 f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly",
             )
-            rows = rows[::-1]
-        # The mask after the last step is never used, but it is part of the state.
-        rows = np.concatenate([rows, np.zeros((1, site.hidden), bool)])
-        return _encoded("Schedule", site, plan=np.ascontiguousarray(rows, np.uint8))
+        last = min(stop + 1, rows) if rows > 1 else 1
+        first = min(start, last) if rows > 1 else 0
+        begin, end = (rows - last, rows - first) if site.direction else (first, last)
+        if source is None:
+            part = masks[begin:end]
+        else:
+            part = plans.unpack(recorded.packed(before + begin, before + end, site.direction), site.hidden)
+        if rows == 1:
+            part = np.repeat(part, min(stop, length) - start + 1, axis=0)
+        part = part[::-1] if site.direction else part
+        encoded = _encoded("Schedule", site, plan=np.ascontiguousarray(part).view(np.uint8))
+        encoded.first = start
+        return encoded
+
+
+def _masks(mask: Any, hidden: int, where: str) -> np.ndarray:
+    """Masks of a hand-made plan, one byte each: bool, or int8 or uint8 of 0 and 1, [time, hidden]."""
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        _require(mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all(), f"{where}: masks have to be booleans")
+        mask = mask.astype(bool)
+    mask = np.atleast_2d(mask)
+    _require(
+        mask.ndim == 2 and mask.shape[1] == hidden, f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]"
+    )
+    return mask
 
 
 def _pick(plan: Any, sequence: int, layer: int, direction: int, where: str) -> Any:

@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,9 +22,12 @@ from fxp.engines import Job, LayerState, Piece
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.run import QUANTITIES, Run
+from fxp.spill import Spill
 from traces import InputError
 
 STEPS = 4096  # steps of a piece: bounds the memory of long sequences
+
+Consume = Callable[[int, int, np.ndarray], None]
 
 
 @dataclass
@@ -36,6 +39,8 @@ class SequenceState:
     length: int | None
     steps: int
     layers: list[LayerState]
+    encoded: list[Encoded] | None = None
+    """The controller for each layer while the sequence runs, where it is the same in every step."""
 
 
 @dataclass
@@ -91,8 +96,9 @@ class Emulation:
         """The state of a sequence before its first step; a bidirectional network starts its layers one by one."""
         if self.network.directions == 2:
             return SequenceState(identity, length, 0, [])
-        layers = [self._start(self._site(identity, length, n, 0))[0] for n in range(len(self.network.layers))]
-        return SequenceState(identity, length, 0, layers)
+        started = [self._start(self._site(identity, length, n, 0)) for n in range(len(self.network.layers))]
+        encoded = None if self._steering.windowed else [control for _, control in started]
+        return SequenceState(identity, length, 0, [state for state, _ in started], encoded)
 
     def _site(self, identity: int, length: int | None, layer: int, direction: int) -> Site:
         formats = self.network.formats
@@ -104,7 +110,7 @@ class Emulation:
 
     def _start(self, site: Site) -> tuple[LayerState, Encoded]:
         state = LayerState.zero(site.hidden, self.network.layers[site.layer].output_size, site.profile)
-        encoded = self._steering.encode(site)
+        encoded = self._steering.window(site, 0, 0)
         if self._built_in:
             self._engine.begin(self._steering, site, encoded, state)
         else:
@@ -113,51 +119,105 @@ class Emulation:
             state.low[:] = 1 if first is None else _mask(first, site)
         return state, encoded
 
-    def encode(self, state: SequenceState) -> list[Encoded]:
-        """The controller for each layer of a sequence, as kernels take it (unidirectional networks)."""
-        if self.network.directions == 2:
-            return []
-        sites = [self._site(state.id, state.length, n, 0) for n in range(len(self.network.layers))]
-        return [self._steering.encode(site) for site in sites]
+    def _control(self, state: SequenceState, layer: int, steps: int) -> Encoded:
+        """The controller of a layer for the next steps of a sequence (unidirectional networks)."""
+        if state.encoded is not None:
+            return state.encoded[layer]
+        return self._steering.window(self._site(state.id, state.length, layer, 0), state.steps, state.steps + steps)
 
     def advance(
-        self,
-        states: Sequence[SequenceState],
-        encoded: Sequence[Sequence[Encoded]],
-        x: Sequence[np.ndarray],
-        sequences: Sequence[int],
-        rows: Sequence[int],
+        self, states: Sequence[SequenceState], x: Sequence[np.ndarray], sequences: Sequence[int], rows: Sequence[int]
     ) -> list[np.ndarray]:
-        """Process a piece of each of some sequences, side by side.
+        """Process a piece of each of some sequences, side by side (unidirectional networks).
 
         Parameters
         ----------
         states : moved along
-        encoded : what `encode` gave for each sequence
         x : float32 [time, features] of each sequence
         sequences : their positions in the sinks
         rows : first row of each piece among the concatenated steps in the sinks
 
         Returns
         -------
-        int8 [time, directions * output] of each sequence: h indices of the last layer.
+        int8 [time, output] of each sequence: h indices of the last layer.
         """
         places = list(zip(sequences, rows, strict=True))
         indices = [self._engine.quantise_input(piece) for piece in x]
-        for number, layer in enumerate(self.network.layers):
-            sides = []
-            for direction in range(layer.directions):
-                jobs = []
-                for state, controls, inputs in zip(states, encoded, indices, strict=True):
-                    site = self._site(state.id, state.length, number, direction)
-                    moving, control = (state.layers[number], controls[number]) if controls else self._start(site)
-                    jobs.append(Job(site, control, moving, inputs, state.steps))
-                sides.append(self._run(jobs, places))
-            both = len(sides) == 2
-            indices = [np.concatenate(pair, axis=1) for pair in zip(*sides, strict=True)] if both else sides[0]
+        for layer in range(len(self.network.layers)):
+            jobs = [
+                Job(
+                    self._site(state.id, state.length, layer, 0), self._control(state, layer, len(inputs)),
+                    state.layers[layer], inputs, state.steps,
+                )
+                for state, inputs in zip(states, indices, strict=True)
+            ]  # fmt: skip
+            indices = self._run(jobs, places)
         for state, piece in zip(states, x, strict=True):
             state.steps += len(piece)
         return indices
+
+    def sweep(
+        self, states: Mapping[int, SequenceState], inputs: Inputs, rows: np.ndarray, consume: Consume
+    ) -> None:
+        """Process some whole sequences side by side, layer by layer in both directions, in pieces of `STEPS`.
+
+        Parameters
+        ----------
+        states : of the sequences by their positions in the sinks; moved to their ends
+        rows : int64 [sequences], first row of each among the concatenated steps in the sinks
+        consume : called with (sequence, first step, int8 [time, 2 * output]) of every piece of the last layer
+        """
+        lengths = {number: int(inputs.lengths[number]) for number in states}
+
+        def features(number: int, start: int, stop: int) -> np.ndarray:
+            return self._engine.quantise_input(inputs.chunk(number, start, stop))
+
+        read: Callable[[int, int, int], np.ndarray] = features
+        below = ExitStack()
+        try:
+            for layer in range(len(self.network.layers)):
+                with ExitStack() as own:
+                    width = self.network.layers[layer].output_size
+                    sides = [own.enter_context(Spill(lengths, width)) for _ in range(2)]
+                    for direction, side in enumerate(sides):
+                        self._side(states, lengths, layer, direction, read, rows, side)
+                    below.close()
+                    below = own.pop_all()
+                read = _beside(*sides)
+            for number, length in lengths.items():
+                for start in range(0, length, STEPS):
+                    consume(number, start, read(number, start, min(start + STEPS, length)))
+                states[number].steps = length
+        finally:
+            below.close()
+
+    def _side(
+        self,
+        states: Mapping[int, SequenceState],
+        lengths: Mapping[int, int],
+        layer: int,
+        direction: int,
+        read: Callable[[int, int, int], np.ndarray],
+        rows: np.ndarray,
+        target: Spill,
+    ) -> None:
+        """One direction of a layer, from each sequence's first step to its last or back."""
+        sites = {n: self._site(state.id, state.length, layer, direction) for n, state in states.items()}
+        started = {n: self._start(site) for n, site in sites.items()}
+        for begin in range(0, max(lengths.values()), STEPS):
+            jobs, places, starts = [], [], []
+            for number, (moving, control) in started.items():
+                if lengths[number] <= begin:
+                    continue
+                end = min(begin + STEPS, lengths[number])
+                start, stop = (lengths[number] - end, lengths[number] - begin) if direction else (begin, end)
+                if self._steering.windowed:
+                    control = self._steering.window(sites[number], begin, end)
+                jobs.append(Job(sites[number], control, moving, read(number, start, stop), begin))
+                places.append((number, int(rows[number]) + start))
+                starts.append(start)
+            for (number, _), start, hidden in zip(places, starts, self._run(jobs, places), strict=True):
+                target.write(number, start, hidden)
 
     def _run(self, jobs: Sequence[Job], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         if not self._built_in:
@@ -188,6 +248,15 @@ class Emulation:
             for sink in self._sinks:
                 sink.write(site.layer, site.direction, row, low=piece.plan, **values)
                 sink.count(site.layer, site.direction, sequence, low=piece.low, overflow=piece.overflow)
+
+
+def _beside(forward: Spill, backward: Spill) -> Callable[[int, int, int], np.ndarray]:
+    """Reads the outputs of both directions side by side."""
+
+    def read(number: int, start: int, stop: int) -> np.ndarray:
+        return np.concatenate([side.read(number, start, stop) for side in (forward, backward)], axis=1)
+
+    return read
 
 
 def _reset(user: Any, site: Site) -> Any:
@@ -222,7 +291,7 @@ def stream(
     inputs: Inputs,
     emulation: Emulation,
     states: Sequence[SequenceState],
-    consume: Callable[[int, int, np.ndarray], None],
+    consume: Consume,
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -236,22 +305,25 @@ def stream(
     progress : called with the number of steps done since the last call
     """
     offsets = np.concatenate([[0], np.cumsum(inputs.lengths)])
-    whole = network.directions == 2
+
+    def done(number: int, start: int, hidden: np.ndarray) -> None:
+        consume(number, start, hidden)
+        if progress is not None:
+            progress(len(hidden))
 
     def together(numbers: Sequence[int]) -> None:
         """Sequences in the order of falling length, window by window; those at their end drop out."""
-        encoded = {number: emulation.encode(states[number]) for number in numbers}
-        size = int(inputs.lengths[numbers[0]]) if whole else STEPS
-        for start in range(0, int(inputs.lengths[numbers[0]]), size):
+        if network.directions == 2:
+            emulation.sweep({number: states[number] for number in numbers}, inputs, offsets, done)
+            return
+        for start in range(0, int(inputs.lengths[numbers[0]]), STEPS):
             now = [number for number in numbers if inputs.lengths[number] > start]
-            x = [inputs.chunk(n, start, min(start + size, int(inputs.lengths[n]))) for n in now]
-            results = emulation.advance(
-                [states[n] for n in now], [encoded[n] for n in now], x, now, [int(offsets[n]) + start for n in now]
-            )
+            x = [inputs.chunk(n, start, min(start + STEPS, int(inputs.lengths[n]))) for n in now]
+            results = emulation.advance([states[n] for n in now], x, now, [int(offsets[n]) + start for n in now])
             for number, hidden in zip(now, results, strict=True):
-                consume(number, start, hidden)
-                if progress is not None:
-                    progress(len(hidden))
+                done(number, start, hidden)
+        for number in numbers:
+            states[number].encoded = None
 
     groups = _groups(inputs.lengths, emulation.group_size, threads)
     if threads == 1:

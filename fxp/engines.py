@@ -123,7 +123,7 @@ class CompiledEngine:
         return out
 
     def _arguments(self, encoded: Encoded, state: LayerState) -> tuple[Any, Any]:
-        control = self._kernels.Control(encoded.kind, encoded.counts, encoded.reals, encoded.plan)
+        control = self._kernels.Control(encoded.kind, encoded.counts, encoded.reals, encoded.plan, encoded.first)
         return control, self._kernels.State(state.h, state.c, state.low, state.words)
 
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:

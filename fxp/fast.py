@@ -98,8 +98,8 @@ class Workspace:
         self.controls = (
             np.stack([e.counts for e in encoded]),
             np.stack([e.reals for e in encoded]),
-            np.array([plan.ctypes.data for plan in self.plans], np.int64),
-            np.array([len(plan) for plan in self.plans], np.int64),
+            np.array([e.plan.ctypes.data - e.first * rows.hidden for e in encoded], np.int64),
+            np.array([e.first + len(e.plan) for e in encoded], np.int64),
         )
 
     def process(self, run: Any, top: int, cell: bool, accumulators: bool) -> list[Piece]:

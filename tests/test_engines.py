@@ -524,3 +524,72 @@ def test_parameters_become_binary32_before_they_become_integers(controller):
     else:
         expected = 2048 if controller.relative else 0
         assert controller.encode(site).counts[1] == expected
+
+
+# Long sequences
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", ["peak shares", "random", "schedule"])
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_pieces_of_long_sequences_change_nothing(monkeypatch, limit, controller, profile):
+    from fxp import emulator, spill
+
+    for directions in (1, 2):
+        case = replace(BATCH, controller=controller, profile=profile, directions=directions)
+        whole = emulate(case, "portable")
+        monkeypatch.setattr(spill, "LIMIT", limit)
+        for steps in (1, 3, 8):
+            monkeypatch.setattr(emulator, "STEPS", steps)
+            for engine in ("fast", "portable"):
+                same_runs(whole, emulate(case, engine))
+        monkeypatch.undo()
+
+
+def test_replay_of_a_trace_in_pieces(monkeypatch, tmp_path):
+    from fxp import emulator
+
+    monkeypatch.setattr(emulator, "STEPS", 3)
+    case = replace(BATCH, controller="peak", directions=2)
+    run = emulate(case, "fast", trace=tmp_path / "run.h5")
+    with traces.open(tmp_path / "run.h5") as trace:
+        for plan in (run, trace):
+            replay = emulate(case, "fast", controller=accel.Schedule(plan))
+            for sequence in range(len(case.lengths)):
+                same_layers(replay, run, sequence, sequence)
+
+
+def test_a_schedule_is_not_copied():
+    plan = np.random.default_rng(0).random((100, 5)) < 0.5
+    site = accel.Site(0, 100, 0, 0, 5, 8, 4, "float32")
+    encoded = accel.Schedule(plan).window(site, 10, 20)
+    assert np.shares_memory(encoded.plan, plan) and encoded.first == 10
+    assert (encoded.plan == plan[10:21]).all()
+
+
+def test_temporary_file_goes_with_an_error(monkeypatch, tmp_path):
+    import tempfile
+
+    from fxp import emulator, spill
+
+    monkeypatch.setattr(spill, "LIMIT", 0)
+    monkeypatch.setattr(emulator, "STEPS", 3)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    case = replace(BATCH, directions=2)
+    opened = []
+    made = tempfile.TemporaryFile
+
+    def noted(**options):
+        opened.append(made(**options))
+        return opened[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", noted)
+    network, inputs = make_network(case), make_inputs(case)
+    inputs[3][15] = np.nan
+    with pytest.raises(traces.InputError, match="NaN"):
+        fxp.emulate(network, inputs, accel.Peak(0.1, 2, 3, 2))
+    assert opened and all(file.closed for file in opened)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(traces.InputError, match="TMPDIR"):
+        fxp.emulate(make_network(case), make_inputs(case), accel.Peak(0.1, 2, 3, 2))

@@ -3,7 +3,10 @@
 from numba import types
 from numba.extending import intrinsic
 
-from fxp.kernels.build import external
+from accel.controller import KINDS
+from fxp.kernels.build import external, helper
+
+SCHEDULE = KINDS["Schedule"]
 
 _COUNTS = types.CPointer(types.int64)
 _REALS = types.CPointer(types.float32)
@@ -32,6 +35,17 @@ def pointer(typing_context, array):  # type: ignore[no-untyped-def]
     return types.CPointer(array.dtype)(array), generate
 
 
+@intrinsic
+def pointer_before(typing_context, array, offset):  # type: ignore[no-untyped-def]
+    """Address of what would lie `offset` items before an array's first item."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [builder.neg(arguments[1])])
+
+    return types.CPointer(array.dtype)(array, types.int64), generate
+
+
 def _at(kind):  # type: ignore[no-untyped-def]
     """An address (int64) as a pointer."""
 
@@ -47,3 +61,9 @@ def _at(kind):  # type: ignore[no-untyped-def]
 
 counts_at, reals_at, words_at, bytes_at, indices_at = (_at(kind) for kind in (_COUNTS, _REALS, _WORDS, _BYTES, _INDEX))
 shorts_at = _at(types.CPointer(types.int16))
+
+
+@helper
+def has_mask(kind, step, steps):
+    """A schedule has no mask beyond its last step; none is used there, and all ones of it are high."""
+    return kind != SCHEDULE or step < steps

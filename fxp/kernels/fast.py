@@ -21,8 +21,8 @@ class Controls(NamedTuple):
     kind: int
     counts: int  # int64 [G, 8]
     reals: int  # float32 [G, 4]
-    plans: int  # int64 [G]: addresses of uint8 [steps, H]
-    plan_steps: int  # int64 [G]
+    plans: int  # int64 [G]: where the masks uint8 [steps, H] of step 0 are, or would be
+    plan_steps: int  # int64 [G]: step after the last that has a mask
 
 
 class Group(NamedTuple):
@@ -259,12 +259,6 @@ def still_active(group, active, t):
     return active
 
 
-@inlined
-def has_next(controls, g, step):
-    """A schedule has no mask beyond its last step, and none is needed there."""
-    return controls.kind != 2 or step < vector.load_long(controls.plan_steps + 8 * g)
-
-
 @kernel
 def run_float(backward, shape, constants, top, controls, group, record):
     """Process all rows in the `float32` profile, those of a sequence (time positions) from the last to the first if
@@ -285,7 +279,9 @@ def run_float(backward, shape, constants, top, controls, group, record):
                 wide.output_float(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 4)
             step = vector.load_long(group.begins + 8 * g) + t + 1
-            if has_next(controls, g, step):
+            if not control.has_mask(controls.kind, step, vector.load_long(controls.plan_steps + 8 * g)):
+                vector.clear(low, group.size)
+            else:
                 control.next_mask_float(
                     controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
                     control.words_at(group.words + 16 * g * shape.hidden),
@@ -315,7 +311,9 @@ def run_fixed(backward, shape, constants, top, controls, group, record):
                 wide.output_fixed(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 2)
             step = vector.load_long(group.begins + 8 * g) + t + 1
-            if has_next(controls, g, step):
+            if not control.has_mask(controls.kind, step, vector.load_long(controls.plan_steps + 8 * g)):
+                vector.clear(low, group.size)
+            else:
                 control.next_mask_fixed(
                     controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
                     control.words_at(group.words + 16 * g * shape.hidden),

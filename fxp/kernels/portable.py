@@ -13,7 +13,7 @@ import numpy as np
 
 from fxp.kernels import control, unit
 from fxp.kernels.build import helper, kernel
-from fxp.kernels.control import pointer
+from fxp.kernels.control import pointer, pointer_before
 
 
 class Weights(NamedTuple):
@@ -54,6 +54,7 @@ class Control(NamedTuple):
     counts: np.ndarray
     reals: np.ndarray
     plan: np.ndarray
+    first: int  # step of the plan's first row
 
 
 class State(NamedTuple):
@@ -225,10 +226,14 @@ def run_float(x, backward, step, weights, widths, constants, controller, state, 
                 state.h[k] = unit.to_index(m[k], constants.output[0], top)
         record.hidden[position, :] = state.h
         store(record, position, state.low, state.c, ax, ah)
-        control.next_mask_float(
-            controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
-            pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
-        )  # fmt: skip
+        if control.has_mask(controller.kind, step + t + 1, controller.first + controller.plan.shape[0]):
+            control.next_mask_float(
+                controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words),
+                pointer_before(controller.plan, controller.first * hidden),
+                pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
+            )  # fmt: skip
+        else:
+            state.low[:] = 0
 
 
 @kernel
@@ -259,10 +264,14 @@ def run_fixed(x, backward, step, weights, widths, constants, controller, state, 
                 state.h[k] = unit.to_index_fixed(m[k], step_m[0], step_m[1], top)
         record.hidden[position, :] = state.h
         store(record, position, state.low, state.c, ax, ah)
-        control.next_mask_fixed(
-            controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words), pointer(controller.plan),
-            pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
-        )  # fmt: skip
+        if control.has_mask(controller.kind, step + t + 1, controller.first + controller.plan.shape[0]):
+            control.next_mask_fixed(
+                controller.kind, pointer(controller.counts), pointer(controller.reals), pointer(state.words),
+                pointer_before(controller.plan, controller.first * hidden),
+                pointer(state.c), pointer(state.h), hidden, step + t + 1, pointer(state.low),
+            )  # fmt: skip
+        else:
+            state.low[:] = 0
 
 
 @kernel

@@ -175,6 +175,17 @@ copy = _operation(_copy, types.void, types.int64, types.int64, types.int64)
 """`size` bytes from `source` to `target`."""
 
 
+def _clear(builder: Any, target: Any, size: Any) -> None:
+    place = _pointer(builder, target, BYTE)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, BYTE, LONG, ir.IntType(1)])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.memset.p0.i64")
+    builder.call(function, [place, ir.Constant(BYTE, 0), size, ir.Constant(ir.IntType(1), 0)])
+
+
+clear = _operation(_clear, types.void, types.int64, types.int64)
+"""Zero to `size` bytes."""
+
+
 def _prefetch(builder: Any, place: Any) -> None:
     pointer = _pointer(builder, place, BYTE)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, WORD, WORD, WORD])
