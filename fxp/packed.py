@@ -27,30 +27,38 @@ def _ceil(n: int, unit: int) -> int:
 
 
 def _byte_blocks(rows: np.ndarray) -> np.ndarray:
-    """int8 [elements, 4, K] to uint8 [elements, ceil(K / 32), 4, 32]."""
+    """int8 [elements, 4, K] to uint8 [elements, ceil(K / 16), 4, 16]."""
     count, gates, size = rows.shape
-    padded = np.zeros((count, gates, 32 * _ceil(size, 32)), np.int8)
+    padded = np.zeros((count, gates, 16 * _ceil(size, 16)), np.int8)
     padded[..., :size] = rows
-    return padded.reshape(count, gates, _ceil(size, 32), 32).transpose(0, 2, 1, 3).view(np.uint8)
+    return padded.reshape(count, gates, _ceil(size, 16), 16).transpose(0, 2, 1, 3).view(np.uint8)
 
 
 def _nibble_blocks(rows: np.ndarray) -> np.ndarray:
-    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 64), 4, 32].
+    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 32), 4, 16].
 
     Columns beyond K are 0 in both halves.
     """
     count, gates, size = rows.shape
-    padded = np.zeros((count, gates, 64 * _ceil(size, 64)), np.uint8)
+    padded = np.zeros((count, gates, 32 * _ceil(size, 32)), np.uint8)
     padded[..., :size] = rows + np.int8(8)
-    halves = padded.reshape(count, gates, _ceil(size, 64), 2, 32)
+    halves = padded.reshape(count, gates, _ceil(size, 32), 2, 16)
     return (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(0, 2, 1, 3)
 
 
 def _joined(*parts: np.ndarray) -> np.ndarray:
-    whole = np.concatenate(parts, axis=1)
-    out = aligned(whole.shape, np.uint8)
-    out[...] = whole
-    return out.reshape(-1)
+    """Blocks of each element one after the other: uint8 [elements, stride]."""
+    count = len(parts[0])
+    size = sum(part[0].size for part in parts) if count else 0
+    # Rows of several elements are read side by side: not all from the same set of the first-level cache.
+    stride = size + 3 * LINE if size and size % (32 * LINE) == 0 else size
+    out = aligned((count, stride), np.uint8)
+    start = 0
+    for part in parts:
+        flat = part.reshape(count, part[0].size if count else 0)
+        out[:, start : start + flat.shape[1]] = flat
+        start += flat.shape[1]
+    return out
 
 
 def _low_terms(blocks: list[np.ndarray]) -> np.ndarray:
@@ -108,12 +116,13 @@ class FastDirection:
             _joined(_byte_blocks(weights.x_high), _byte_blocks(weights.h_high)),
             _joined(*low),
             _low_terms(low) if nibbles else np.zeros((0, 8), np.int32),
-            _joined(_byte_blocks(quads)),
+            _byte_blocks(quads).copy(),
         )
         self.rows = Rows(
             *(array.ctypes.data for array in arrays),
-            hidden, output, inputs,
-            _ceil(inputs, 32), _ceil(output, 32), _ceil(inputs, 64), _ceil(output, 64),
+            hidden, output, inputs, arrays[0].shape[1], arrays[1].shape[1],
+            _ceil(inputs, 16), _ceil(output, 16), _ceil(inputs, 32), _ceil(output, 32),
+            _ceil(inputs, 64), _ceil(output, 64),
             int(nibbles), int(len(weights.projection) > 0), overflow,
             formats.accumulator_bits, formats.shift, formats.low_top,
         )  # fmt: skip

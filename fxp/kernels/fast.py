@@ -12,7 +12,7 @@ import numpy as np
 
 from fxp.kernels import control, rows, vector, wide
 from fxp.kernels.build import helper, inlined, kernel
-from fxp.kernels.vector import load
+from fxp.kernels.vector import add32, load
 
 
 class Controls(NamedTuple):
@@ -64,10 +64,10 @@ def prepare_step(shape, row, group, g):
     vector.copy(group.source, group.x + row * shape.inputs, shape.inputs)
     high = group.activations + g * group.reach + 64
     low = high + rows.low_start(shape)
-    low_pair = 64 if shape.nibbles else 128
+    low_bytes = 64 if shape.nibbles else 128
     x_sums = rows.expand(group.source, shape.x_pairs, high, low, shape)
     h = group.h + 64 * g * shape.h_pairs
-    h_sums = rows.expand(h, shape.h_pairs, high + 128 * shape.x_pairs, low + low_pair * shape.x_pairs, shape)
+    h_sums = rows.expand(h, shape.h_pairs, high + 128 * shape.x_pairs, low + low_bytes * shape.x_pairs, shape)
     vector.store(high - 32, vector.halves(np.int32(x_sums[0]), np.int32(h_sums[0])))
     vector.store(low - 32, vector.halves(np.int32(x_sums[1]), np.int32(h_sums[1])))
 
@@ -93,38 +93,45 @@ def accumulate_one(shape, group, g, overflows):
     first = partition(group.low + g * group.size, 1, hidden, order)
     v = group.activations + g * group.reach + 64
     out = group.sums + 32 * g * group.size
-    byte_elements(shape, order, 0, first, shape.high, v, out, overflows)
+    byte_elements(shape, order, 0, first, shape.high, shape.high_stride, v, out, overflows)
     v += rows.low_start(shape)
     if shape.nibbles:
         nibble_elements(shape, order, first, hidden, v, out, overflows)
     else:
-        byte_elements(shape, order, first, hidden, shape.low, v, out, overflows)
+        byte_elements(shape, order, first, hidden, shape.low, shape.low_stride, v, out, overflows)
 
 
 @helper
-def byte_elements(shape, order, start, stop, base, v, out, overflows):
-    """One sequence's elements in `order` from `start` to `stop`, from rows of bytes at address base."""
-    stride = 128 * (shape.x_blocks + shape.h_blocks)
-    w = base + vector.load_word(order + 4 * start) * stride
-    for n in range(start, stop):
-        k = vector.load_word(order + 4 * n)
-        following = base + vector.load_word(order + 4 * min(n + 1, stop - 1)) * stride
-        total = rows.high_element(w, v, following - w, shape)
-        vector.store(out + 32 * k, rows.settled(total, shape, overflows))
-        w = following
+def byte_elements(shape, order, start, stop, base, stride, v, out, overflows):
+    """One sequence's elements in `order` from `start` to `stop`, two by two, from rows of bytes at address base."""
+    for n in range(start, stop, 2):
+        k, j = vector.load_word(order + 4 * n), vector.load_word(order + 4 * min(n + 1, stop - 1))
+        next_k = vector.load_word(order + 4 * min(n + 2, stop - 1))
+        next_j = vector.load_word(order + 4 * min(n + 3, stop - 1))
+        one, two = rows.high_pair(
+            base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
+        )
+        vector.store(out + 32 * k, rows.settled(one, shape, overflows))
+        if k != j:
+            vector.store(out + 32 * j, rows.settled(two, shape, overflows))
 
 
 @helper
 def nibble_elements(shape, order, start, stop, v, out, overflows):
     """The same from rows of nibbles."""
-    stride = 128 * (shape.x_pairs + shape.h_pairs)
-    w = shape.low + vector.load_word(order + 4 * start) * stride
-    for n in range(start, stop):
-        k = vector.load_word(order + 4 * n)
-        following = shape.low + vector.load_word(order + 4 * min(n + 1, stop - 1)) * stride
-        total = rows.low_element(w, v, following - w, shape.low_terms + 32 * k, shape)
-        vector.store(out + 32 * k, rows.settled(total, shape, overflows))
-        w = following
+    base, stride = shape.low, shape.low_stride
+    for n in range(start, stop, 2):
+        k, j = vector.load_word(order + 4 * n), vector.load_word(order + 4 * min(n + 1, stop - 1))
+        next_k = vector.load_word(order + 4 * min(n + 2, stop - 1))
+        next_j = vector.load_word(order + 4 * min(n + 3, stop - 1))
+        one, two = rows.low_pair(
+            base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
+        )
+        one = rows.from_nibbles(one, shape.low_terms + 32 * k, v)
+        vector.store(out + 32 * k, rows.settled(one, shape, overflows))
+        if k != j:
+            two = rows.from_nibbles(two, shape.low_terms + 32 * j, v)
+            vector.store(out + 32 * j, rows.settled(two, shape, overflows))
 
 
 @inlined
@@ -132,69 +139,112 @@ def settle(total, shape, group, place, overflows, g):
     vector.store(place + 32 * g * group.size, rows.settled(total, shape, overflows + 16 * g))
 
 
+@inlined
+def settle_bytes(total, v, shape, group, place, overflows, g):
+    settle(add32(total, load(v - 32)), shape, group, place, overflows, g)
+
+
 @helper
 def byte_element(shape, group, w, v, place, overflows, start, stop):
     """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
     order, reach = group.order, group.reach
-    for n in range(start, stop - 1, 2):
+    x_blocks, h_blocks, h_start = shape.x_bytes, shape.h_bytes, 128 * shape.x_pairs
+    n = start
+    while stop - n >= 4:
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        one, two = rows.high_element_of_two(w, v + a * reach, v + b * reach, shape)
-        settle(one, shape, group, place, overflows, a)
-        settle(two, shape, group, place, overflows, b)
-    if (stop - start) & 1:
-        a = vector.load_word(order + 4 * stop - 4)
-        settle(rows.high_element(w, v + a * reach, 0, shape), shape, group, place, overflows, a)
+        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
+        at_a, at_b, at_c, at_d = v + a * reach, v + b * reach, v + c * reach, v + d * reach
+        one, two, three, four = rows.element_of_four(
+            rows.bytes_of_four, w, at_a, at_b, at_c, at_d, x_blocks, h_blocks, h_start
+        )
+        settle_bytes(one, at_a, shape, group, place, overflows, a)
+        settle_bytes(two, at_b, shape, group, place, overflows, b)
+        settle_bytes(three, at_c, shape, group, place, overflows, c)
+        settle_bytes(four, at_d, shape, group, place, overflows, d)
+        n += 4
+    if stop - n >= 2:
+        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
+        at_a, at_b = v + a * reach, v + b * reach
+        one, two = rows.element_of_two(rows.bytes_of_two, w, at_a, at_b, x_blocks, h_blocks, h_start)
+        settle_bytes(one, at_a, shape, group, place, overflows, a)
+        settle_bytes(two, at_b, shape, group, place, overflows, b)
+        n += 2
+    if n < stop:
+        a = vector.load_word(order + 4 * n)
+        at_a = v + a * reach
+        one = rows.element_of_one(rows.bytes_of_one, w, at_a, x_blocks, h_blocks, h_start)
+        settle_bytes(one, at_a, shape, group, place, overflows, a)
+
+
+@inlined
+def settle_nibbles(total, v, terms, shape, group, place, overflows, g):
+    settle(rows.from_nibbles(total, terms, v), shape, group, place, overflows, g)
 
 
 @helper
 def nibble_element(shape, group, w, v, terms, place, overflows, start, stop):
     """The same for nibble rows."""
     order, reach = group.order, group.reach
-    for n in range(start, stop - 1, 2):
+    x_blocks, h_blocks, h_start = shape.x_nibbles, shape.h_nibbles, 64 * shape.x_pairs
+    n = start
+    while stop - n >= 4:
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        one, two = rows.low_element_of_two(w, v + a * reach, v + b * reach, terms, shape)
-        settle(one, shape, group, place, overflows, a)
-        settle(two, shape, group, place, overflows, b)
-    if (stop - start) & 1:
-        a = vector.load_word(order + 4 * stop - 4)
-        settle(rows.low_element(w, v + a * reach, 0, terms, shape), shape, group, place, overflows, a)
+        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
+        at_a, at_b, at_c, at_d = v + a * reach, v + b * reach, v + c * reach, v + d * reach
+        one, two, three, four = rows.element_of_four(
+            rows.nibbles_of_four, w, at_a, at_b, at_c, at_d, x_blocks, h_blocks, h_start
+        )
+        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
+        settle_nibbles(two, at_b, terms, shape, group, place, overflows, b)
+        settle_nibbles(three, at_c, terms, shape, group, place, overflows, c)
+        settle_nibbles(four, at_d, terms, shape, group, place, overflows, d)
+        n += 4
+    if stop - n >= 2:
+        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
+        at_a, at_b = v + a * reach, v + b * reach
+        one, two = rows.element_of_two(rows.nibbles_of_two, w, at_a, at_b, x_blocks, h_blocks, h_start)
+        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
+        settle_nibbles(two, at_b, terms, shape, group, place, overflows, b)
+        n += 2
+    if n < stop:
+        a = vector.load_word(order + 4 * n)
+        at_a = v + a * reach
+        one = rows.element_of_one(rows.nibbles_of_one, w, at_a, x_blocks, h_blocks, h_start)
+        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
 
 
 @inlined
 def accumulate(shape, group, active, overflows):
     """All accumulators of the first `active` sequences; overflows: address of the first one's count, 16 bytes apart."""
     v = group.activations + 64
-    high_stride = 128 * (shape.x_blocks + shape.h_blocks)
-    low_stride = 128 * (shape.x_pairs + shape.h_pairs)
     low_v = v + rows.low_start(shape)
     for k in range(shape.hidden):
         first = partition(group.low + k, group.size, active, group.order)
         place = group.sums + 32 * k
-        byte_element(shape, group, shape.high + k * high_stride, v, place, overflows, 0, first)
+        byte_element(shape, group, shape.high + k * shape.high_stride, v, place, overflows, 0, first)
         if shape.nibbles:
-            w, terms = shape.low + k * low_stride, shape.low_terms + 32 * k
+            w, terms = shape.low + k * shape.low_stride, shape.low_terms + 32 * k
             nibble_element(shape, group, w, low_v, terms, place, overflows, first, active)
         else:
-            byte_element(shape, group, shape.low + k * high_stride, low_v, place, overflows, first, active)
+            byte_element(shape, group, shape.low + k * shape.low_stride, low_v, place, overflows, first, active)
 
 
 @helper
 def project(shape, group, overflows):
     """Accumulators of the projection from the indices in `group.m`, into `group.m_sums`."""
     v = group.m_activations
-    blocks = (shape.hidden + 31) // 32
+    blocks = (shape.hidden + 15) // 16
     negative = np.int32(0)
-    for n in range(blocks):
+    for n in range((shape.hidden + 31) // 32):
         negative += rows.store_bytes(load(group.m + 32 * n), v + 64 * n)
     correction = vector.halves(np.int32(negative), np.int32(0))
     w = shape.projection
-    nothing = vector.zero()
     for p in range(0, shape.output, 4):
-        a, b, c, d = rows.byte_rows(w, v, blocks, 128 * blocks)
-        total = vector.add32(vector.sums(a, b, c, d, nothing, nothing, nothing, nothing), correction)
+        a, b = rows.bytes_of_one(w, v, blocks)
+        total = add32(vector.folded(a, b, vector.zero(), vector.zero()), correction)
         # Four of the eight lanes are results; the rest is overwritten or lies in the padding.
         vector.store(group.m_sums + 4 * p, rows.settled(total, shape, overflows))
-        w += 128 * blocks
+        w += 64 * blocks
 
 
 @helper

@@ -1,20 +1,23 @@
 """Exact dot products of gate rows with AVX2, each element at the precision its mask asks for.
 
-Weights of an element are one run of blocks, first those of the x part, then those of the h part; a block holds the same columns of
-the four gate rows, 32 bytes a row (`fxp.packed`). Activations are prepared once a step as pairs of 32 bytes a block.
+Weights of an element are one run of blocks of 64 bytes, first those of the x part, then those of the h part (`fxp.packed`). A
+block holds the same columns of the four gate rows, 16 bytes a row, so that one vector holds two rows; activations are prepared
+once a step as 32 bytes a block, in two halves that are broadcast to both rows of a vector. A row's sum is then folded with those
+of the other rows in few instructions.
 
-- *Bytes*: 32 columns a block; activations (s, |v|) with s all ones where v < 0. `w ^ s` is w or -w - 1, within -128 to 127 for
+- *Bytes*: 16 columns a block; activations (s, |v|) with s all ones where v < 0. `w ^ s` is w or -w - 1, within -128 to 127 for
   |w| <= 127, so a pair |v| * (w ^ s) stays within 2 * 127 * 128 < 2^15 and `maddubs` cannot saturate; it is widened to 32 bits at
   once. The sum over a row lacks the sum of |v| over all v < 0, which is the same for all rows. (`vpsignb` would need no
   correction, but runs on the multipliers' ports.)
-- *Nibbles* (low width up to 4): 64 columns a block, as unsigned nibbles u = w + 8, the first 32 columns in the low halves of the
+- *Nibbles* (low width up to 4): 32 columns a block, as unsigned nibbles u = w + 8, the first 16 columns in the low halves of the
   bytes. With the byte t = 16 u2 + u1 and the activations v1, v2 in [-8, 7]:
   t * v2 + u1 * (16 v1 - v2 + 7) = 16 (u1 v1 + u2 v2) + 7 u1. The factor 16 v1 - v2 + 7 just fits int8, and the low halves need one
   AND. A pair of bytes stays within 2 * 3840 < 2^13, so four blocks are summed in 16 bits. The sum over a row is
   16 (sum w v + 8 sum v) + 7 sum u1: the last term is a constant of the row, the middle one the same for all rows.
 
-Rows are fetched into the nearest cache one element ahead (`ahead`: bytes to the next one's rows): which element is next, the
-hardware cannot know.
+Two elements of one sequence share the activations, or up to four sequences share an element's rows: loads are dearer than
+arithmetic. Which element is next the hardware cannot know, so rows are fetched ahead: all of a short element's, or those 1 KiB
+ahead in the chain of a long one and its successor.
 
 What is the same for all rows is stored before the activations of a precision, for the x and the h part.
 """
@@ -27,7 +30,10 @@ import numpy as np
 
 from fxp.kernels import vector
 from fxp.kernels.build import inlined
-from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd, prefetch
+from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd, prefetch, twice
+
+SHORT = 3072  # bytes of an element's rows up to which they are fetched as a whole while its predecessor is processed
+AHEAD = 16  # blocks ahead in longer ones
 
 
 class Rows(NamedTuple):
@@ -40,9 +46,13 @@ class Rows(NamedTuple):
     hidden: int
     output: int
     inputs: int
-    x_blocks: int  # of 32 columns
-    h_blocks: int
-    x_pairs: int  # of 64 columns
+    high_stride: int  # bytes from one element's rows to the next one's
+    low_stride: int
+    x_bytes: int  # blocks of bytes, 16 columns
+    h_bytes: int
+    x_nibbles: int  # blocks of nibbles, 32 columns
+    h_nibbles: int
+    x_pairs: int  # of 64 columns, as activations are laid out
     h_pairs: int
     nibbles: int  # 1: low rows are nibbles, 0: bytes
     projected: int
@@ -53,49 +63,18 @@ class Rows(NamedTuple):
 
 
 @inlined
-def byte_rows(w, v, blocks, ahead):
-    """Sums (as vectors) over four rows of bytes."""
-    one = vector.ones16()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for _ in range(blocks):
-        prefetch(w + ahead)
-        prefetch(w + ahead + 64)
-        signs, sizes = load(v), load(v + 32)
-        a = add32(a, maddwd(maddubs(sizes, flip(load(w), signs)), one))
-        b = add32(b, maddwd(maddubs(sizes, flip(load(w + 32), signs)), one))
-        c = add32(c, maddwd(maddubs(sizes, flip(load(w + 64), signs)), one))
-        d = add32(d, maddwd(maddubs(sizes, flip(load(w + 96), signs)), one))
-        w += 128
-        v += 64
-    return a, b, c, d
+def add_bytes(total, row, signs, sizes):
+    return add32(total, maddwd(maddubs(sizes, flip(row, signs)), vector.ones16()))
 
 
 @inlined
-def nibble_block(total, t, second, crossed):
-    return add16(total, add16(maddubs(t, second), maddubs(both(t, vector.nibbles()), crossed)))
+def add_nibbles(total, t, low_halves, second, crossed):
+    return add16(total, add16(maddubs(t, second), maddubs(low_halves, crossed)))
 
 
 @inlined
-def nibble_rows(w, v, blocks, ahead):
-    """Sums (as vectors) over four rows of nibbles."""
-    one = vector.ones16()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    while blocks > 0:
-        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            prefetch(w + ahead)
-            prefetch(w + ahead + 64)
-            second, crossed = load(v), load(v + 32)
-            p = nibble_block(p, load(w), second, crossed)
-            q = nibble_block(q, load(w + 32), second, crossed)
-            r = nibble_block(r, load(w + 64), second, crossed)
-            s = nibble_block(s, load(w + 96), second, crossed)
-            w += 128
-            v += 64
-        a, b = add32(a, maddwd(p, one)), add32(b, maddwd(q, one))
-        c, d = add32(c, maddwd(r, one)), add32(d, maddwd(s, one))
-        blocks -= 4
-    return a, b, c, d
+def widened(total, sums):
+    return add32(total, maddwd(sums, vector.ones16()))
 
 
 @inlined
@@ -114,21 +93,244 @@ def settled(total, rows, overflows):
     )
 
 
-@inlined
-def high_element(w, v, ahead, rows):
-    """The eight sums of an element (x part of the four gates, then h part) from bytes; v: address of activations."""
-    a, b, c, d = byte_rows(w, v, rows.x_blocks, ahead)
-    e, f, g, h = byte_rows(w + 128 * rows.x_blocks, v + 128 * rows.x_pairs, rows.h_blocks, ahead)
-    return add32(vector.sums(a, b, c, d, e, f, g, h), load(v - 32))
+# Two elements of one sequence: addresses w and x of their rows, v of the activations, bytes to what is fetched ahead
 
 
 @inlined
-def low_element(w, v, ahead, terms, rows):
-    """The same from nibbles; terms: address of 7 * sum u1."""
-    a, b, c, d = nibble_rows(w, v, rows.x_pairs, ahead)
-    e, f, g, h = nibble_rows(w + 128 * rows.x_pairs, v + 64 * rows.x_pairs, rows.h_pairs, ahead)
-    total = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), load(terms))
-    return vector.sub32(vector.shift_right(total, vector.spread(np.int32(4))), load(v - 32))
+def bytes_of_pair(w, x, v, blocks, ahead, other, a, b, c, d):
+    """Adds the products of some blocks to the accumulators: a, b of the element at w; c, d of the one at x."""
+    for _ in range(blocks):
+        prefetch(w + ahead)
+        prefetch(x + other)
+        signs, sizes = twice(v), twice(v + 16)
+        a, b = add_bytes(a, load(w), signs, sizes), add_bytes(b, load(w + 32), signs, sizes)
+        c, d = add_bytes(c, load(x), signs, sizes), add_bytes(d, load(x + 32), signs, sizes)
+        w += 64
+        x += 64
+        v += 32
+    return a, b, c, d
+
+
+@inlined
+def nibbles_of_pair(w, x, v, blocks, ahead, other, a, b, c, d):
+    """The same for nibbles."""
+    mask = vector.nibbles()
+    while blocks > 0:
+        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            prefetch(w + ahead)
+            prefetch(x + other)
+            second, crossed = twice(v), twice(v + 16)
+            t = load(w)
+            p = add_nibbles(p, t, both(t, mask), second, crossed)
+            t = load(w + 32)
+            q = add_nibbles(q, t, both(t, mask), second, crossed)
+            t = load(x)
+            r = add_nibbles(r, t, both(t, mask), second, crossed)
+            t = load(x + 32)
+            s = add_nibbles(s, t, both(t, mask), second, crossed)
+            w += 64
+            x += 64
+            v += 32
+        a, b, c, d = widened(a, p), widened(b, q), widened(c, r), widened(d, s)
+        blocks -= 4
+    return a, b, c, d
+
+
+@inlined
+def parts_of_pair(process, w, x, v, h_v, x_blocks, h_blocks, ahead, other):
+    """Sums (as vectors) of the x and h parts of two elements; ahead, other: bytes to their successors."""
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    last = np.int64(0)
+    near, far = ahead, other
+    if 64 * (x_blocks + h_blocks) > SHORT and h_blocks >= AHEAD:
+        last, near, far = np.int64(AHEAD), np.int64(64 * AHEAD), np.int64(64 * AHEAD)
+    a, b, c, d = process(w, x, v, x_blocks, near, far, a, b, c, d)
+    w += 64 * x_blocks
+    x += 64 * x_blocks
+    e, f, g, h = process(w, x, h_v, h_blocks - last, near, far, e, f, g, h)
+    if last:
+        done = h_blocks - last
+        ahead -= 64 * (x_blocks + done)
+        other -= 64 * (x_blocks + done)
+        e, f, g, h = process(w + 64 * done, x + 64 * done, h_v + 32 * done, last, ahead, other, e, f, g, h)
+    return vector.folded(a, b, e, f), vector.folded(c, d, g, h)
+
+
+@inlined
+def high_pair(w, x, v, ahead, other, rows):
+    """The eight sums of two elements (x part of the four gates, then h part) from bytes; v: address of activations."""
+    one, two = parts_of_pair(
+        bytes_of_pair, w, x, v, v + 128 * rows.x_pairs, rows.x_bytes, rows.h_bytes, ahead, other
+    )
+    common = load(v - 32)
+    return add32(one, common), add32(two, common)
+
+
+@inlined
+def low_pair(w, x, v, ahead, other, rows):
+    """The same from nibbles, 16 times as large and without the row's constant and the common term."""
+    return parts_of_pair(
+        nibbles_of_pair, w, x, v, v + 64 * rows.x_pairs, rows.x_nibbles, rows.h_nibbles, ahead, other
+    )
+
+
+@inlined
+def from_nibbles(total, terms, v):
+    """Finished sums of nibbles; terms: address of 7 * sum u1."""
+    total = vector.shift_right(vector.sub32(total, load(terms)), vector.spread(np.int32(4)))
+    return vector.sub32(total, load(v - 32))
+
+
+# One element for one, two or four sequences
+
+
+@inlined
+def bytes_of_one(w, v, blocks):
+    a, b = vector.zero(), vector.zero()
+    for _ in range(blocks):
+        signs, sizes = twice(v), twice(v + 16)
+        a, b = add_bytes(a, load(w), signs, sizes), add_bytes(b, load(w + 32), signs, sizes)
+        w += 64
+        v += 32
+    return a, b
+
+
+@inlined
+def bytes_of_two(w, v, u, blocks):
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for _ in range(blocks):
+        first, last = load(w), load(w + 32)
+        signs, sizes = twice(v), twice(v + 16)
+        a, b = add_bytes(a, first, signs, sizes), add_bytes(b, last, signs, sizes)
+        signs, sizes = twice(u), twice(u + 16)
+        c, d = add_bytes(c, first, signs, sizes), add_bytes(d, last, signs, sizes)
+        w += 64
+        v += 32
+        u += 32
+    return a, b, c, d
+
+
+@inlined
+def bytes_of_four(w, v, u, t, s, blocks):
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    at = np.int64(0)
+    for _ in range(blocks):
+        first, last = load(w), load(w + 32)
+        signs, sizes = twice(v + at), twice(v + at + 16)
+        a, b = add_bytes(a, first, signs, sizes), add_bytes(b, last, signs, sizes)
+        signs, sizes = twice(u + at), twice(u + at + 16)
+        c, d = add_bytes(c, first, signs, sizes), add_bytes(d, last, signs, sizes)
+        signs, sizes = twice(t + at), twice(t + at + 16)
+        e, f = add_bytes(e, first, signs, sizes), add_bytes(f, last, signs, sizes)
+        signs, sizes = twice(s + at), twice(s + at + 16)
+        g, h = add_bytes(g, first, signs, sizes), add_bytes(h, last, signs, sizes)
+        w += 64
+        at += 32
+    return a, b, c, d, e, f, g, h
+
+
+@inlined
+def nibbles_of_one(w, v, blocks):
+    mask = vector.nibbles()
+    a, b = vector.zero(), vector.zero()
+    while blocks > 0:
+        p, q = vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            first, last = load(w), load(w + 32)
+            second, crossed = twice(v), twice(v + 16)
+            p = add_nibbles(p, first, both(first, mask), second, crossed)
+            q = add_nibbles(q, last, both(last, mask), second, crossed)
+            w += 64
+            v += 32
+        a, b = widened(a, p), widened(b, q)
+        blocks -= 4
+    return a, b
+
+
+@inlined
+def nibbles_of_two(w, v, u, blocks):
+    mask = vector.nibbles()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    while blocks > 0:
+        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            first, last = load(w), load(w + 32)
+            first_low, last_low = both(first, mask), both(last, mask)
+            second, crossed = twice(v), twice(v + 16)
+            p = add_nibbles(p, first, first_low, second, crossed)
+            q = add_nibbles(q, last, last_low, second, crossed)
+            second, crossed = twice(u), twice(u + 16)
+            r = add_nibbles(r, first, first_low, second, crossed)
+            s = add_nibbles(s, last, last_low, second, crossed)
+            w += 64
+            v += 32
+            u += 32
+        a, b, c, d = widened(a, p), widened(b, q), widened(c, r), widened(d, s)
+        blocks -= 4
+    return a, b, c, d
+
+
+@inlined
+def nibbles_of_four(w, v, u, t, s, blocks):
+    mask = vector.nibbles()
+    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    at = np.int64(0)
+    while blocks > 0:
+        i, j, k, m = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        n, o, p, q = vector.zero(), vector.zero(), vector.zero(), vector.zero()
+        for _ in range(min(blocks, 4)):
+            first, last = load(w), load(w + 32)
+            first_low, last_low = both(first, mask), both(last, mask)
+            second, crossed = twice(v + at), twice(v + at + 16)
+            i = add_nibbles(i, first, first_low, second, crossed)
+            j = add_nibbles(j, last, last_low, second, crossed)
+            second, crossed = twice(u + at), twice(u + at + 16)
+            k = add_nibbles(k, first, first_low, second, crossed)
+            m = add_nibbles(m, last, last_low, second, crossed)
+            second, crossed = twice(t + at), twice(t + at + 16)
+            n = add_nibbles(n, first, first_low, second, crossed)
+            o = add_nibbles(o, last, last_low, second, crossed)
+            second, crossed = twice(s + at), twice(s + at + 16)
+            p = add_nibbles(p, first, first_low, second, crossed)
+            q = add_nibbles(q, last, last_low, second, crossed)
+            w += 64
+            at += 32
+        a, b, c, d = widened(a, i), widened(b, j), widened(c, k), widened(d, m)
+        e, f, g, h = widened(e, n), widened(f, o), widened(g, p), widened(h, q)
+        blocks -= 4
+    return a, b, c, d, e, f, g, h
+
+
+@inlined
+def element_of_one(process, w, v, x_blocks, h_blocks, h_start):
+    """The eight sums of an element; h_start: bytes from the activations of the x part to those of the h part."""
+    a, b = process(w, v, x_blocks)
+    c, d = process(w + 64 * x_blocks, v + h_start, h_blocks)
+    return vector.folded(a, b, c, d)
+
+
+@inlined
+def element_of_two(process, w, v, u, x_blocks, h_blocks, h_start):
+    a, b, c, d = process(w, v, u, x_blocks)
+    i, j, k, m = process(w + 64 * x_blocks, v + h_start, u + h_start, h_blocks)
+    return vector.folded(a, b, i, j), vector.folded(c, d, k, m)
+
+
+@inlined
+def element_of_four(process, w, v, u, t, s, x_blocks, h_blocks, h_start):
+    a, b, c, d, e, f, g, h = process(w, v, u, t, s, x_blocks)
+    w += 64 * x_blocks
+    i, j, k, m, n, o, p, q = process(w, v + h_start, u + h_start, t + h_start, s + h_start, h_blocks)
+    return (
+        vector.folded(a, b, i, j), vector.folded(c, d, k, m), vector.folded(e, f, n, o), vector.folded(g, h, p, q),
+    )  # fmt: skip
+
+
+# Activations
 
 
 @inlined
@@ -142,117 +344,29 @@ def store_bytes(values, place):
     """Activations of 32 columns for the byte rows; returns the sum of |v| over v < 0."""
     sizes = vector.magnitude8(values)
     signs = vector.negative8(values)
-    vector.store(place, signs)
-    vector.store(place + 32, sizes)
+    vector.store(place, vector.first_halves(signs, sizes))
+    vector.store(place + 32, vector.last_halves(signs, sizes))
     return vector.total8(both(sizes, signs))
+
+
+@inlined
+def store_nibbles(values, place):
+    """Activations of 32 columns for the nibble rows; returns their sum."""
+    second = vector.last_halves(values, values)
+    vector.store(place, vector.first_halves(second, vector.crossed8(values, second)))
+    return vector.total8(values)
 
 
 @inlined
 def expand(source, pairs, high, low, rows):
     """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sums that correct high and low rows."""
     high_sum, low_sum = np.int32(0), np.int32(0)
-    for n in range(pairs):
-        first, second = load(source + 64 * n), load(source + 64 * n + 32)
-        high_sum += store_bytes(first, high + 128 * n) + store_bytes(second, high + 128 * n + 64)
-        first = vector.lower8(first, np.int32(rows.shift), np.int32(rows.low_top))
-        second = vector.lower8(second, np.int32(rows.shift), np.int32(rows.low_top))
+    for n in range(2 * pairs):
+        values = load(source + 32 * n)
+        high_sum += store_bytes(values, high + 64 * n)
+        values = vector.lower8(values, np.int32(rows.shift), np.int32(rows.low_top))
         if rows.nibbles:
-            vector.store(low + 64 * n, second)
-            vector.store(low + 64 * n + 32, vector.crossed8(first, second))
-            low_sum += 8 * (vector.total8(first) + vector.total8(second))
+            low_sum += 8 * store_nibbles(values, low + 32 * n)
         else:
-            low_sum += store_bytes(first, low + 128 * n) + store_bytes(second, low + 128 * n + 64)
+            low_sum += store_bytes(values, low + 64 * n)
     return high_sum, low_sum
-
-
-@inlined
-def byte_rows_of_two(w, v, u, blocks):
-    """Sums over four rows of bytes for two sequences, each row fetched once."""
-    one = vector.ones16()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for _ in range(blocks):
-        signs, sizes = load(v), load(v + 32)
-        other_signs, other_sizes = load(u), load(u + 32)
-        row = load(w)
-        a = add32(a, maddwd(maddubs(sizes, flip(row, signs)), one))
-        e = add32(e, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
-        row = load(w + 32)
-        b = add32(b, maddwd(maddubs(sizes, flip(row, signs)), one))
-        f = add32(f, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
-        row = load(w + 64)
-        c = add32(c, maddwd(maddubs(sizes, flip(row, signs)), one))
-        g = add32(g, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
-        row = load(w + 96)
-        d = add32(d, maddwd(maddubs(sizes, flip(row, signs)), one))
-        h = add32(h, maddwd(maddubs(other_sizes, flip(row, other_signs)), one))
-        w += 128
-        v += 64
-        u += 64
-    return a, b, c, d, e, f, g, h
-
-
-@inlined
-def nibble_rows_of_two(w, v, u, blocks):
-    """Sums over four rows of nibbles for two sequences, each row fetched once."""
-    one, low_halves = vector.ones16(), vector.nibbles()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    while blocks > 0:
-        i, j, k, q = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        m, n, o, p = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            second, crossed = load(v), load(v + 32)
-            other, their = load(u), load(u + 32)
-            t = load(w)
-            first = both(t, low_halves)
-            i = add16(i, add16(maddubs(t, second), maddubs(first, crossed)))
-            m = add16(m, add16(maddubs(t, other), maddubs(first, their)))
-            t = load(w + 32)
-            first = both(t, low_halves)
-            j = add16(j, add16(maddubs(t, second), maddubs(first, crossed)))
-            n = add16(n, add16(maddubs(t, other), maddubs(first, their)))
-            t = load(w + 64)
-            first = both(t, low_halves)
-            k = add16(k, add16(maddubs(t, second), maddubs(first, crossed)))
-            o = add16(o, add16(maddubs(t, other), maddubs(first, their)))
-            t = load(w + 96)
-            first = both(t, low_halves)
-            q = add16(q, add16(maddubs(t, second), maddubs(first, crossed)))
-            p = add16(p, add16(maddubs(t, other), maddubs(first, their)))
-            w += 128
-            v += 64
-            u += 64
-        a, b = add32(a, maddwd(i, one)), add32(b, maddwd(j, one))
-        c, d = add32(c, maddwd(k, one)), add32(d, maddwd(q, one))
-        e, f = add32(e, maddwd(m, one)), add32(f, maddwd(n, one))
-        g, h = add32(g, maddwd(o, one)), add32(h, maddwd(p, one))
-        blocks -= 4
-    return a, b, c, d, e, f, g, h
-
-
-@inlined
-def high_element_of_two(w, v, u, rows):
-    """`high_element` for two sequences."""
-    v_sums, u_sums = load(v - 32), load(u - 32)
-    a, b, c, d, i, j, k, q = byte_rows_of_two(w, v, u, rows.x_blocks)
-    w += 128 * rows.x_blocks
-    v += 128 * rows.x_pairs
-    u += 128 * rows.x_pairs
-    e, f, g, h, m, n, o, p = byte_rows_of_two(w, v, u, rows.h_blocks)
-    return add32(vector.sums(a, b, c, d, e, f, g, h), v_sums), add32(vector.sums(i, j, k, q, m, n, o, p), u_sums)
-
-
-@inlined
-def low_element_of_two(w, v, u, terms, rows):
-    """`low_element` for two sequences."""
-    four = vector.spread(np.int32(4))
-    constant, v_sums, u_sums = load(terms), load(v - 32), load(u - 32)
-    a, b, c, d, i, j, k, q = nibble_rows_of_two(w, v, u, rows.x_pairs)
-    w += 128 * rows.x_pairs
-    v += 64 * rows.x_pairs
-    u += 64 * rows.x_pairs
-    e, f, g, h, m, n, o, p = nibble_rows_of_two(w, v, u, rows.h_pairs)
-    one = vector.sub32(vector.sums(a, b, c, d, e, f, g, h), constant)
-    two = vector.sub32(vector.sums(i, j, k, q, m, n, o, p), constant)
-    return vector.sub32(vector.shift_right(one, four), v_sums), vector.sub32(vector.shift_right(two, four), u_sums)

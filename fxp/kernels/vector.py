@@ -78,6 +78,8 @@ def _operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> An
             return intrinsic(lambda typing, a, b: signature())
         case 3:
             return intrinsic(lambda typing, a, b, c: signature())
+        case 4:
+            return intrinsic(lambda typing, a, b, c, d: signature())
     raise TypeError(f"{len(arguments)} arguments")
 
 
@@ -134,6 +136,14 @@ def _load_shorts(builder: Any, place: Any) -> Any:
 
 
 load = _operation(_load(WORDS), words, types.int64)
+def _twice(builder: Any, place: Any) -> Any:
+    half = builder.load(_pointer(builder, place, ir.VectorType(WORD, 4)), align=1)
+    return _shuffle(builder, half, _undefined(half.type), [0, 1, 2, 3] * 2)
+
+
+twice = _operation(_twice, words, types.int64)
+"""16 bytes at the address, in both halves."""
+
 load_reals = _operation(_load(REALS), reals, types.int64)
 load_doubles = _operation(_load(DOUBLES), doubles, types.int64)
 load_bytes = _operation(_load_bytes, words, types.int64)  # 8 x int8, widened
@@ -211,6 +221,11 @@ def _halves(builder: Any, first: Any, second: Any) -> Any:
 
 halves = _operation(_halves, words, types.int32, types.int32)
 """One integer in the first four lanes, another in the last four."""
+
+
+first_halves = _operation(lambda b, v, w: _shuffle(b, v, w, LOW_HALVES), words, words, words)
+last_halves = _operation(lambda b, v, w: _shuffle(b, v, w, HIGH_HALVES), words, words, words)
+"""The first, or last, 16 bytes of two vectors."""
 
 
 def _lanes(kind: ir.VectorType, name: str) -> Any:
@@ -299,17 +314,9 @@ def _eight(name: str, generate: Callable[..., Any], result: Any) -> Any:
     return operation
 
 
+EVEN_LANES, ODD_LANES = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
 EVEN_PAIRS, ODD_PAIRS = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
 EVEN_LONGS, ODD_LONGS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
-
-
-def _sums(builder: Any, v: list[Any]) -> Any:
-    def joined(a: Any, b: Any, first: list[int], second: list[int]) -> Any:
-        return builder.add(_shuffle(builder, a, b, first), _shuffle(builder, a, b, second))
-
-    pairs = [joined(v[n], v[n + 1], EVEN_PAIRS, ODD_PAIRS) for n in (0, 2, 4, 6)]
-    quads = [joined(pairs[n], pairs[n + 1], EVEN_LONGS, ODD_LONGS) for n in (0, 2)]
-    return joined(quads[0], quads[1], LOW_HALVES, HIGH_HALVES)
 
 
 def _transposed(builder: Any, v: list[Any]) -> list[Any]:
@@ -323,8 +330,16 @@ def _transposed(builder: Any, v: list[Any]) -> list[Any]:
     return low + [_shuffle(builder, quads[n], quads[n + 4], HIGH_HALVES) for n in range(4)]
 
 
-sums = _eight("sums", _sums, words)
-"""The sum over each of eight vectors, in their order."""
+def _folded(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    def joined(v: Any, w: Any) -> Any:
+        return builder.add(_shuffle(builder, v, w, EVEN_LANES), _shuffle(builder, v, w, ODD_LANES))
+
+    total = joined(joined(a, b), joined(c, d))
+    return _shuffle(builder, total, _undefined(WORDS), [0, 4, 1, 5, 2, 6, 3, 7])
+
+
+folded = _operation(_folded, words, words, words, words, words)
+"""Sums over the halves of four vectors: those of a and b, first halves before last ones in each, then those of c and d."""
 
 transposed = _eight("transposed", _transposed, types.UniTuple(words, 8))
 """Eight vectors of eight words, rows to columns."""
