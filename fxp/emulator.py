@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class SequenceState:
     length: int | None
     steps: int
     layers: list[LayerState]
-    encoded: list[Encoded] | None = None
+    encoded: list[Encoded] = field(default_factory=list)
     """The controller for each layer while the sequence runs, where it is the same in every step."""
 
 
@@ -93,12 +93,8 @@ class Emulation:
         return self._engine.group_size if self._built_in else 1
 
     def start(self, identity: int, length: int | None) -> SequenceState:
-        """The state of a sequence before its first step; a bidirectional network starts its layers one by one."""
-        if self.network.directions == 2:
-            return SequenceState(identity, length, 0, [])
-        started = [self._start(self._site(identity, length, n, 0)) for n in range(len(self.network.layers))]
-        encoded = None if self._steering.windowed else [control for _, control in started]
-        return SequenceState(identity, length, 0, [state for state, _ in started], encoded)
+        """The state of a sequence before its first step; its layers are started as they are met."""
+        return SequenceState(identity, length, 0, [])
 
     def _site(self, identity: int, length: int | None, layer: int, direction: int) -> Site:
         formats = self.network.formats
@@ -108,22 +104,29 @@ class Emulation:
             stored.output_size,
         )  # fmt: skip
 
-    def _start(self, site: Site) -> tuple[LayerState, Encoded]:
+    def _start(self, site: Site, encoded: Encoded) -> LayerState:
+        """A layer before its first step, with the mask of that step."""
         state = LayerState.zero(site.hidden, self.network.layers[site.layer].output_size, site.profile)
-        encoded = self._steering.window(site, 0, 0)
         if self._built_in:
             self._engine.begin(self._steering, site, encoded, state)
         else:
             state.user = copy.deepcopy(self.controller)
             first = _reset(state.user, site)
             state.low[:] = 1 if first is None else _mask(first, site)
-        return state, encoded
+        return state
 
-    def _control(self, state: SequenceState, layer: int, steps: int) -> Encoded:
-        """The controller of a layer for the next steps of a sequence (unidirectional networks)."""
-        if state.encoded is not None:
-            return state.encoded[layer]
-        return self._steering.window(self._site(state.id, state.length, layer, 0), state.steps, state.steps + steps)
+    def _job(self, state: SequenceState, layer: int, x: np.ndarray) -> Job:
+        """The next steps of a sequence in a layer (unidirectional networks)."""
+        site = self._site(state.id, state.length, layer, 0)
+        if layer < len(state.encoded):
+            encoded = state.encoded[layer]
+        else:
+            encoded = self._steering.window(site, state.steps, state.steps + len(x))
+            if not self._steering.windowed:
+                state.encoded.append(encoded)
+        if layer == len(state.layers):
+            state.layers.append(self._start(site, encoded))
+        return Job(site, encoded, state.layers[layer], x, state.steps)
 
     def advance(
         self, states: Sequence[SequenceState], x: Sequence[np.ndarray], sequences: Sequence[int], rows: Sequence[int]
@@ -144,13 +147,7 @@ class Emulation:
         places = list(zip(sequences, rows, strict=True))
         indices = [self._engine.quantise_input(piece) for piece in x]
         for layer in range(len(self.network.layers)):
-            jobs = [
-                Job(
-                    self._site(state.id, state.length, layer, 0), self._control(state, layer, len(inputs)),
-                    state.layers[layer], inputs, state.steps,
-                )
-                for state, inputs in zip(states, indices, strict=True)
-            ]  # fmt: skip
+            jobs = [self._job(state, layer, x) for state, x in zip(states, indices, strict=True)]
             indices = self._run(jobs, places)
         for state, piece in zip(states, x, strict=True):
             state.steps += len(piece)
@@ -203,17 +200,18 @@ class Emulation:
     ) -> None:
         """One direction of a layer, from each sequence's first step to its last or back."""
         sites = {n: self._site(state.id, state.length, layer, direction) for n, state in states.items()}
-        started = {n: self._start(site) for n, site in sites.items()}
+        controls = {n: self._steering.window(site, 0, STEPS) for n, site in sites.items()}
+        moving = {n: self._start(site, controls[n]) for n, site in sites.items()}
         for begin in range(0, max(lengths.values()), STEPS):
             jobs, places, starts = [], [], []
-            for number, (moving, control) in started.items():
+            for number, site in sites.items():
                 if lengths[number] <= begin:
                     continue
                 end = min(begin + STEPS, lengths[number])
                 start, stop = (lengths[number] - end, lengths[number] - begin) if direction else (begin, end)
-                if self._steering.windowed:
-                    control = self._steering.window(sites[number], begin, end)
-                jobs.append(Job(sites[number], control, moving, read(number, start, stop), begin))
+                if self._steering.windowed and begin:
+                    controls[number] = self._steering.window(site, begin, end)
+                jobs.append(Job(site, controls[number], moving[number], read(number, start, stop), begin))
                 places.append((number, int(rows[number]) + start))
                 starts.append(start)
             for (number, _), start, hidden in zip(places, starts, self._run(jobs, places), strict=True):
@@ -304,7 +302,8 @@ def stream(
     threads : sequences run side by side
     progress : called with the number of steps done since the last call
     """
-    offsets = np.concatenate([[0], np.cumsum(inputs.lengths)])
+    offsets = np.zeros(len(inputs) + 1, np.int64)
+    np.add.accumulate(inputs.lengths, out=offsets[1:])
 
     def done(number: int, start: int, hidden: np.ndarray) -> None:
         consume(number, start, hidden)
@@ -323,7 +322,7 @@ def stream(
             for number, hidden in zip(now, results, strict=True):
                 done(number, start, hidden)
         for number in numbers:
-            states[number].encoded = None
+            states[number].encoded = []
 
     groups = _groups(inputs.lengths, emulation.group_size, threads)
     if threads == 1:
@@ -519,13 +518,15 @@ def emulate(
             sinks.append(
                 stack.enter_context(open_trace(trace, network, source.lengths, ids, record, controller, data_digest))
             )
-        outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
+        if source.dense:
+            run.outputs = np.empty((len(source), int(source.lengths[0]), network.outputs), np.float32)
+        else:
+            run.outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
 
         def consume(number: int, start: int, hidden: np.ndarray) -> None:
-            outputs[number][start : start + len(hidden)] = network.dequantised(hidden)
+            run.outputs[number][start : start + len(hidden)] = network.dequantised(hidden)
 
         stream(network, source, emulation, states, consume, threads, progress)
-    run.outputs = np.stack(outputs) if source.dense else outputs
     if network.directions == 1:
         run.state = State(states, network.digest, controller)
     return run

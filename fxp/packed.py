@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ LINE = 64  # bytes of a cache line: no block straddles two
 
 def aligned(shape: tuple[int, ...], kind: Any) -> np.ndarray:
     """Zeros that start on a cache line."""
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    size = math.prod(shape) * np.dtype(kind).itemsize
     raw = np.zeros(size + LINE, np.uint8)
     start = -raw.ctypes.data % LINE
     return raw[start : start + size].view(kind).reshape(shape)

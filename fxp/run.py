@@ -108,7 +108,8 @@ class Run:
         controller: dict[str, Any],
     ):
         self.lengths = np.asarray(lengths, np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        self.offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.add.accumulate(self.lengths, out=self.offsets[1:])
         self.ids = np.array(ids, np.int64)
         self.controller = controller
         self.high, self.low = network.formats.high, network.formats.low

@@ -42,7 +42,8 @@ class Group(NamedTuple):
     activations: int  # uint8 [G, reach]
     sums: int  # int32 [G, H, 8]
     z: int  # 4 bytes [4, H]
-    order: int  # int32 [max(H, G) + 8]
+    order: int  # int32 [2 * (max(H, G) + 16)]
+    table: int  # uint8 [256, 8]: the set bits of a byte, in order
     m: int  # int8 [64 * pairs]
     m_activations: int  # uint8 [bytes]
     m_sums: int  # int32 [R + 8]
@@ -86,44 +87,74 @@ def partition(flags, stride, count, order):
 
 
 @inlined
+def listed(order, count, table, bits, first, k):
+    """Numbers k + n of the bits n that are set, to place `count` of a list; returns how many it has then."""
+    vector.store(order + 4 * count, add32(vector.load_bytes(table + 8 * bits), vector.spread(np.int32(k))))
+    return count + first
+
+
+@inlined
+def padded(order, count):
+    """Repeats the last number of a list, so that one may look ahead."""
+    if count:
+        last = vector.load_word(order + 4 * count - 4)
+        for n in range(4):
+            vector.store_word(order + 4 * (count + n), last)
+
+
+@inlined
+def split(flags, hidden, high, low, table):
+    """Numbers of elements with flag 0 and 1 into two lists; returns their lengths. Eight at a time, without a branch."""
+    high_count, low_count = np.int64(0), np.int64(0)
+    for k in range(0, hidden, 8):
+        eight = vector.load_long(flags + k)
+        bits, ones = vector.mask_of(eight), vector.ones_of(eight)
+        count = min(np.int64(8), hidden - k)
+        low_count = listed(low, low_count, table, bits, ones, k)
+        high_count = listed(high, high_count, table, ((np.int64(1) << count) - 1) ^ bits, count - ones, k)
+    padded(high, high_count)
+    padded(low, low_count)
+    return high_count, low_count
+
+
+@inlined
 def accumulate_one(shape, group, g, overflows):
     """All accumulators of one sequence: first the high elements, then the low ones."""
-    hidden = shape.hidden
     order = group.order
-    first = partition(group.low + g * group.size, 1, hidden, order)
+    low_order = order + 4 * (group.size + 16)
+    high_count, low_count = split(group.low + g * group.size, shape.hidden, order, low_order, group.table)
     v = group.activations + g * group.reach + 64
     out = group.sums + 32 * g * group.size
-    byte_elements(shape, order, 0, first, shape.high, shape.high_stride, v, out, overflows)
+    byte_elements(shape, order, high_count, shape.high, shape.high_stride, v, out, overflows)
     v += rows.low_start(shape)
     if shape.nibbles:
-        nibble_elements(shape, order, first, hidden, v, out, overflows)
+        nibble_elements(shape, low_order, low_count, v, out, overflows)
     else:
-        byte_elements(shape, order, first, hidden, shape.low, shape.low_stride, v, out, overflows)
+        byte_elements(shape, low_order, low_count, shape.low, shape.low_stride, v, out, overflows)
 
 
 @helper
-def byte_elements(shape, order, start, stop, base, stride, v, out, overflows):
-    """One sequence's elements in `order` from `start` to `stop`, two by two, from rows of bytes at address base."""
-    for n in range(start, stop, 2):
-        k, j = vector.load_word(order + 4 * n), vector.load_word(order + 4 * min(n + 1, stop - 1))
-        next_k = vector.load_word(order + 4 * min(n + 2, stop - 1))
-        next_j = vector.load_word(order + 4 * min(n + 3, stop - 1))
+def byte_elements(shape, order, count, base, stride, v, out, overflows):
+    """One sequence's elements in a padded list, two by two, from rows of bytes at address base."""
+    k, j = vector.load_word(order), vector.load_word(order + 4)
+    for n in range(0, count, 2):
+        next_k, next_j = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
         one, two = rows.high_pair(
             base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
         )
         vector.store(out + 32 * k, rows.settled(one, shape, overflows))
         if k != j:
             vector.store(out + 32 * j, rows.settled(two, shape, overflows))
+        k, j = next_k, next_j
 
 
 @helper
-def nibble_elements(shape, order, start, stop, v, out, overflows):
+def nibble_elements(shape, order, count, v, out, overflows):
     """The same from rows of nibbles."""
     base, stride = shape.low, shape.low_stride
-    for n in range(start, stop, 2):
-        k, j = vector.load_word(order + 4 * n), vector.load_word(order + 4 * min(n + 1, stop - 1))
-        next_k = vector.load_word(order + 4 * min(n + 2, stop - 1))
-        next_j = vector.load_word(order + 4 * min(n + 3, stop - 1))
+    k, j = vector.load_word(order), vector.load_word(order + 4)
+    for n in range(0, count, 2):
+        next_k, next_j = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
         one, two = rows.low_pair(
             base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
         )
@@ -132,6 +163,7 @@ def nibble_elements(shape, order, start, stop, v, out, overflows):
         if k != j:
             two = rows.from_nibbles(two, shape.low_terms + 32 * j, v)
             vector.store(out + 32 * j, rows.settled(two, shape, overflows))
+        k, j = next_k, next_j
 
 
 @inlined
@@ -256,9 +288,8 @@ def store(shape, group, g, row, record, cell_bytes):
     count = np.int64(0)
     for byte in range(plan_bytes):
         eight = vector.load_long(flags + 8 * byte)
-        # Eight bytes of 0 or 1 to bits, and to their number, by one multiplication each: no two products meet.
-        vector.store_byte(record.plan + row * plan_bytes + byte, (eight * np.int64(0x0102040810204080)) >> 56)
-        count += (eight * np.int64(0x0101010101010101)) >> 56
+        vector.store_byte(record.plan + row * plan_bytes + byte, vector.mask_of(eight))
+        count += vector.ones_of(eight)
     vector.store_long(record.counts + 16 * g, vector.load_long(record.counts + 16 * g) + count)
     vector.copy(record.hidden + row * shape.output, group.h + 64 * g * shape.h_pairs, shape.output)
     if record.cell:

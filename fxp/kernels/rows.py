@@ -112,28 +112,44 @@ def bytes_of_pair(w, x, v, blocks, ahead, other, a, b, c, d):
 
 
 @inlined
-def nibbles_of_pair(w, x, v, blocks, ahead, other, a, b, c, d):
-    """The same for nibbles."""
+def nibble_block_of_pair(w, x, v, ahead, other, p, q, r, s):
+    """One block of nibbles, in 16 bits."""
+    prefetch(w + ahead)
+    prefetch(x + other)
     mask = vector.nibbles()
-    while blocks > 0:
-        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            prefetch(w + ahead)
-            prefetch(x + other)
-            second, crossed = twice(v), twice(v + 16)
-            t = load(w)
-            p = add_nibbles(p, t, both(t, mask), second, crossed)
-            t = load(w + 32)
-            q = add_nibbles(q, t, both(t, mask), second, crossed)
-            t = load(x)
-            r = add_nibbles(r, t, both(t, mask), second, crossed)
-            t = load(x + 32)
-            s = add_nibbles(s, t, both(t, mask), second, crossed)
+    second, crossed = twice(v), twice(v + 16)
+    t = load(w)
+    p = add_nibbles(p, t, both(t, mask), second, crossed)
+    t = load(w + 32)
+    q = add_nibbles(q, t, both(t, mask), second, crossed)
+    t = load(x)
+    r = add_nibbles(r, t, both(t, mask), second, crossed)
+    t = load(x + 32)
+    s = add_nibbles(s, t, both(t, mask), second, crossed)
+    return p, q, r, s
+
+
+@inlined
+def nibbles_of_pair(w, x, v, blocks, ahead, other, a, b, c, d):
+    """The same for nibbles, four blocks in 16 bits."""
+    zero = vector.zero()
+    for _ in range(blocks >> 2):
+        p, q, r, s = nibble_block_of_pair(w, x, v, ahead, other, zero, zero, zero, zero)
+        p, q, r, s = nibble_block_of_pair(w + 64, x + 64, v + 32, ahead, other, p, q, r, s)
+        p, q, r, s = nibble_block_of_pair(w + 128, x + 128, v + 64, ahead, other, p, q, r, s)
+        p, q, r, s = nibble_block_of_pair(w + 192, x + 192, v + 96, ahead, other, p, q, r, s)
+        a, b, c, d = widened(a, p), widened(b, q), widened(c, r), widened(d, s)
+        w += 256
+        x += 256
+        v += 128
+    if blocks & 3:
+        p, q, r, s = zero, zero, zero, zero
+        for _ in range(blocks & 3):
+            p, q, r, s = nibble_block_of_pair(w, x, v, ahead, other, p, q, r, s)
             w += 64
             x += 64
             v += 32
         a, b, c, d = widened(a, p), widened(b, q), widened(c, r), widened(d, s)
-        blocks -= 4
     return a, b, c, d
 
 

@@ -345,6 +345,17 @@ transposed = _eight("transposed", _transposed, types.UniTuple(words, 8))
 """Eight vectors of eight words, rows to columns."""
 
 
+# Eight bytes of 0 or 1 to bits, and to their number, by one multiplication each: no two products meet.
+
+
+def _top_byte(factor: int) -> Callable[..., Any]:
+    return lambda builder, v: builder.lshr(builder.mul(v, ir.Constant(LONG, factor)), ir.Constant(LONG, 56))
+
+
+mask_of = _operation(_top_byte(0x0102040810204080), types.int64, types.int64)
+ones_of = _operation(_top_byte(0x0101010101010101), types.int64, types.int64)
+
+
 # Selection
 
 
