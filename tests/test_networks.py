@@ -1,7 +1,15 @@
 """The bundled networks and the scripts that train them: parts are disjoint, files are what the scripts write."""
 
+import contextlib
+import hashlib
+import io
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,16 +17,15 @@ import pytest
 import accel
 import fxp
 import traces
-from bench.networks import kjv
-from fxp import networks
+from bench.networks import kjv, table
+from fxp import cli, networks
+from fxp.intervals import student_quantile
+from fxp.networks import chorales, evaluation, fetch, registry
+from fxp.observation import subset
 from fxp.quantise import requantise
+from fxp.scoring import Loss
 
-DIGESTS = {
-    "model.h5": "59ee49bc6a6f1ec4af32c43777825ad9ac976142c633654b94994f8e1b609135",
-    "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
-    "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
-    "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
-}
+DIGESTS = networks.entry("kjv").digests
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +122,7 @@ def test_checkpoint_keeps_weights_and_scores(tmp_path, text):
 
 
 def test_names_and_places():
-    assert networks.names() == ["kjv"]
+    assert networks.names() == ["chorales", "kjv", "reviews"]
     assert networks.path("kjv") == networks.path("kjv", "model.h5") and networks.path("kjv").is_file()
     with pytest.raises(traces.InputError, match=r"'kvj'.*kjv"):
         networks.path("kvj")
@@ -144,12 +151,6 @@ def test_bundled_files_are_small_and_carry_their_licence():
         about = traces.open(networks.path("kjv", file))
         assert about.metric == "bits_per_character" and about.name and about.origin
         assert "LICENCE.md" in about.licence
-
-
-@pytest.mark.parametrize("file", DIGESTS)
-def test_bundled_content_is_the_recorded_one(file):
-    # Quoted results are of these weights and sequences: whoever changes them has to measure again.
-    assert traces.open(networks.path("kjv", file)).digest() == DIGESTS[file]
 
 
 def test_bundled_data_is_what_the_script_cuts(text):
@@ -188,3 +189,190 @@ def test_eight_bits_keep_the_bundled_networks_quality():
     # 0.01 bits is far less than 4 bits cost, so that a fault in the high-precision path would show.
     assert abs(high - floating) < 0.01 < 0.05 < low - high
     assert table[1].overflows == 0 and table[1].low_share == 0.0
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_bundled_content_is_the_recorded_one(name):
+    # Quoted results are of these weights and sequences: whoever changes them has to measure again.
+    entry = networks.entry(name)
+    assert set(entry.digests) == {file for file in entry.files if file.endswith(".h5")}
+    for file in set(entry.digests) - set(entry.made):
+        assert traces.open(networks.path(name, file)).digest() == entry.digests[file]
+
+
+def test_the_bundle_stays_small_and_every_part_has_its_licence():
+    files = [path for path in networks.path("kjv").parents[1].rglob("*.*") if path.suffix in (".h5", ".json")]
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    assert all(path.stat().st_size < 5_000_000 and (path.parent / "LICENCE.md").is_file() for path in files)
+
+
+def test_vocabularies_say_what_tokens_are(text):
+    assert networks.entry("kjv").vocabulary == kjv.vocabulary(text)
+    words = json.loads(networks.path("reviews", "vocabulary.json").read_text(encoding="utf-8"))
+    model = traces.open(networks.path("reviews"))
+    with traces.open(networks.path("reviews", "data.h5")) as data:
+        assert len(words) == len(set(words)) == len(model.embedding) and data.values.max() < len(words)
+        assert data.scope == "last" and len(data) == 3000 and 0.4 < data.labels.mean() < 0.6
+    with traces.open(networks.path("reviews", "calibration.h5")) as calibration:
+        assert len(calibration) == 800
+
+
+# Building
+
+
+def test_bundled_files_are_copied_and_damaged_ones_replaced(tmp_path):
+    built = networks.build("reviews", tmp_path / "r")
+    assert {path.name for path in (tmp_path / "r").iterdir()} == set(networks.entry("reviews").files) == set(built)
+    before = built["data.h5"].stat().st_mtime_ns
+    built["model.h5"].write_bytes(b"other")
+    networks.build("reviews", tmp_path / "r")
+    assert built["model.h5"].read_bytes() == networks.path("reviews").read_bytes()
+    assert built["data.h5"].stat().st_mtime_ns == before
+    (tmp_path / "file").touch()
+    with pytest.raises(traces.InputError, match="cannot be made a folder"):
+        networks.build("reviews", tmp_path / "file")
+
+
+def test_made_files_go_to_the_cache_and_are_held_against_their_digest(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(traces.InputError, match="fxp networks build chorales"):
+        networks.path("chorales", "data.h5")
+    rolls = [np.eye(88, dtype=np.uint8)[:4], np.eye(88, dtype=np.uint8)[7:9]]
+    monkeypatch.setattr(chorales, "_parts", lambda: ([], rolls, rolls[:1]))
+    with pytest.raises(traces.InputError, match="differs from what its results were measured with"):
+        networks.build("chorales")
+    monkeypatch.setitem(registry.ENTRIES, "chorales", replace(networks.entry("chorales"), digests={}))
+    built = networks.build("chorales")
+    assert networks.path("chorales", "data.h5") == built["data.h5"] == tmp_path / "fxp-lstm/networks/chorales/data.h5"
+    read = traces.Data.read(networks.path("chorales", "calibration.h5"))
+    assert len(read) == 2 and read.targets == 88
+    assert not read.sequence(0)[0].any() and np.array_equal(read.sequence(0)[1:], rolls[0][:-1])
+    assert np.array_equal(read.sequence_labels(0), rolls[0])
+
+
+def test_a_package_is_taken_by_its_checksum_alone(tmp_path, monkeypatch):
+    content, calls = [b"another"], []
+    package = fetch.Package("Sample", "1.0", hashlib.sha256(b"a package").hexdigest(), False, "MIT")
+
+    def pip(command, **options):
+        calls.append(command)
+        (Path(command[-1]) / "Sample-1.0-py3-none-any.whl").write_bytes(content[0])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fetch.subprocess, "run", pip)
+    with pytest.raises(traces.InputError, match="another checksum"):
+        fetch.fetch(package, tmp_path)
+    assert not list(tmp_path.iterdir())
+    content[0] = b"a package"
+    place = fetch.fetch(package, tmp_path)
+    assert place.read_bytes() == content[0] and len(calls) == 2 and "--require-hashes" in calls[0]
+    assert fetch.fetch(package, tmp_path) == place and len(calls) == 2
+    failed = subprocess.CompletedProcess([], 1, "", "no\nnet")
+    monkeypatch.setattr(fetch.subprocess, "run", lambda command, **_: failed)
+    with pytest.raises(traces.InputError, match="cannot be fetched with pip: net"):
+        fetch.fetch(replace(package, name="Other"), tmp_path)
+
+
+# Chorales
+
+
+def test_a_score_becomes_a_piano_roll():
+    def note(step, octave, duration, extra="", alter=0):
+        alteration = f"<alter>{alter}</alter>" if alter else ""
+        pitch = f"<pitch><step>{step}</step>{alteration}<octave>{octave}</octave></pitch>"
+        return f"<note>{extra}{pitch}<duration>{duration}</duration></note>"
+
+    rest = "<note><rest/><duration>2</duration></note>"
+    grace = "<note><grace/><pitch><step>D</step><octave>4</octave></pitch></note>"
+    parts = [
+        # A quarter, then two eighths of which the first sounds on the beat, then a half.
+        note("C", 4, 2) + note("D", 4, 1) + note("E", 4, 1) + note("F", 4, 4, alter=1),
+        # A whole note and, after a backup, a second voice.
+        note("A", 0, 8) + "<backup><duration>8</duration></backup>" + rest + grace + note("C", 8, 6),
+        # A chord, then a gap.
+        note("G", 3, 2) + note("B", 3, 2, "<chord/>", -1) + "<forward><duration>4</duration></forward>" + note("C", 3, 2),
+        rest * 4,
+    ]
+    start = "<part><measure><attributes><divisions>2</divisions></attributes>"
+    body = "".join(f"{start}{part}</measure></part>" for part in parts)
+    roll = chorales.roll_of(ElementTree.fromstring(f"<score-partwise>{body}</score-partwise>"))
+    keys = [set((np.flatnonzero(row) + chorales.LOWEST).tolist()) for row in roll]
+    assert keys == [{60, 21, 55, 58}, {62, 21, 108}, {66, 21, 108}, {66, 21, 108, 48}]
+    assert chorales.roll_of(ElementTree.fromstring("<score-partwise><part/></score-partwise>")) is None
+
+
+def test_chorales_are_ordered_by_number_and_split_without_overlap():
+    assert sorted(["bwv10.7", "bwv2.6", "bwv1.6"], key=chorales._order) == ["bwv1.6", "bwv2.6", "bwv10.7"]
+    parts = chorales.split([np.full((1, 1), n) for n in range(23)])
+    found = [int(roll[0, 0]) for part in parts for roll in part]
+    assert sorted(found) == list(range(23)) and [len(part) for part in parts] == [14, 5, 4]
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(
+    ("value", "upper", "expected"),
+    [(0.2, 0.5, "held"), (0.8, 1.2, "lost"), (0.2, 1.5, "undetermined"), (9, 11, "lost"), (-3, -1, "undetermined"),
+     (-3, -2.5, "held"), (0, None, "undetermined"), (0, 0, "held")],
+)  # fmt: skip
+def test_verdicts(value, upper, expected):
+    assert evaluation.verdict(Loss(value, upper, None), 1.0) == expected
+
+
+def test_tolerances_are_relative_for_bits_and_points_for_shares():
+    assert networks.entry("kjv").tolerance(1.5) == pytest.approx(0.0015)
+    assert networks.entry("reviews").tolerance(0.78) == 0.003
+    assert networks.entry("reviews").tolerance(0.5, "cross_entropy") == pytest.approx(0.0005)
+
+
+def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
+    """All of `evaluate` on a slice of the reviews, from the command line, against calibration and evaluation."""
+    for file in ("data.h5", "calibration.h5"):
+        with traces.open(networks.path("reviews", file)) as whole:
+            subset(whole, range(40)).write(tmp_path / file)
+    shutil.copy(networks.path("reviews"), tmp_path / "model.h5")
+    monkeypatch.setattr(networks, "build", lambda name, folder=None: {f: folder / f for f in registry.STANDARD})
+    out = io.StringIO()
+    arguments = ["--low-share", "57%", "-o", str(tmp_path), "--json", "--metric", "cross_entropy"]
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        cli.main(["networks", "evaluate", "reviews", *arguments])
+    result = json.loads(out.getvalue())
+    assert done.value.code == 0 and (result["network"], result["metric"]) == ("reviews", "cross_entropy")
+    assert [row["controller"] for row in result["rows"]] == ["random", "peak", "delta", "static mask", "calibrated"]
+    network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "data.h5")
+    fitted, controller = fxp.calibrate(network, traces.Data.read(tmp_path / "calibration.h5"), low_share=0.57)
+    chosen = [accel.Static(8), "float", accel.Peak(), controller]
+    high, exact, peak, calibrated = fxp.evaluate(fitted, data, chosen, metric="cross_entropy")
+    assert result["static_high"] == high.metric and result["float"] == exact.metric
+    for row, expected in ((result["rows"][1], peak), (result["rows"][4], calibrated)):
+        assert row["loss"] == pytest.approx(expected.difference, abs=1e-12) and row["low_share"] == expected.low_share
+        assert row["tolerance"] == pytest.approx(high.metric / 1000) and row["share"] == 0.57
+        reach = (expected.interval[1] - expected.difference) * student_quantile(0.95, 39) / student_quantile(0.975, 39)
+        assert row["loss_upper"] == pytest.approx(row["loss"] + reach)
+    rivals = [row for row in result["rows"] if row["controller"] != "peak"]
+    assert all(abs(row["low_share"] - calibrated.low_share) < 0.02 for row in rivals)
+
+
+def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
+    for arguments, message in [
+        (["evaluate", "kvj"], "network 'kvj' is unknown"),
+        (["evaluate", "kjv", "--low-share", "x"], "expected a number such as 57%"),
+        (["evaluate", "kjv", "--low-share", "0", "-o", str(tmp_path)], "more than 0 and less than 1"),
+        (["evaluate", "kjv", "--low-share", "1", "--shares", "50%"], "not both"),
+        (["evaluate", "kjv", "--metric", "speed"], "tolerances are known for"),
+        (["build", "kvj"], "network 'kvj' is unknown"),
+    ]:
+        with pytest.raises(SystemExit) as done:
+            cli.main(["networks", *arguments])
+        err = capsys.readouterr().err
+        assert done.value.code == 2 and message in err, err
+    with pytest.raises(SystemExit):
+        cli.main(["networks", "list", "--json"])
+    listed = json.loads(capsys.readouterr().out)["networks"]
+    assert [entry["name"] for entry in listed] == networks.names() and all(all(entry.values()) for entry in listed)
+
+
+def test_the_table_of_the_page_is_filled_from_the_results():
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert table.filled(page, table.stored()) == page

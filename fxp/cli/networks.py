@@ -1,0 +1,117 @@
+"""Networks to try the accelerator on: list, build, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxp.cli import output
+from fxp.cli.models import Json
+from traces import InputError
+
+Name = Annotated[str, typer.Argument(help="Network, such as kjv (fxp networks list).")]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder of the files; the cache if none is given.")
+]
+
+group = typer.Typer(help="Networks to try the accelerator on: list, build, evaluate.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.add_typer(group, name="networks")
+
+
+@group.command("list")
+def show(json: Json = False) -> None:
+    """List the networks: topology, metric, where files come from, licence.
+
+    Example: fxp networks list
+    """
+    from fxp import networks
+
+    entries = [networks.entry(name) for name in networks.names()]
+    if json:
+        keys = ("name", "topology", "task", "metric", "source", "origin", "licence")
+        output.emit_json({"networks": [{key: getattr(entry, key) for key in keys} for entry in entries]})
+        return
+    screen = output.console()
+    for entry in entries:
+        screen.print(f"{entry.name}: {entry.task}; {entry.topology}; {entry.metric}")
+        screen.print(f"    files: {entry.source}; data: {entry.origin}; licence: {entry.licence}")
+
+
+@group.command("build")
+def build(name: Name, destination: Folder = None, json: Json = False) -> None:
+    """Make model.h5, data.h5 (held out) and calibration.h5 of a network; what is not bundled is fetched and checked.
+
+    Example: fxp networks build chorales -o chorales
+    """
+    from fxp import networks
+
+    built = networks.build(name, destination)
+    if json:
+        output.emit_json({"network": name, "files": {file: str(path) for file, path in built.items()}})
+        return
+    for file, path in built.items():
+        output.console().print(f"{file}: {path}", markup=False)
+
+
+@group.command("evaluate")
+def evaluate(
+    name: Name,
+    low_share: Annotated[str | None, typer.Option(help="Low share, such as 57% or 0.57 (the default).")] = None,
+    shares: Annotated[str | None, typer.Option(help="Several low shares, such as 40%,57%,76%.")] = None,
+    metric: Annotated[str | None, typer.Option(help="A built-in metric in place of the network's own.")] = None,
+    destination: Folder = None,
+    threads: Annotated[int, typer.Option(min=1, help="Sequences that run side by side.")] = 1,
+    json: Json = False,
+) -> None:
+    """What low precision costs a network: controllers at matched low shares against static high precision.
+
+    The network is calibrated on its calibration data at each share and judged on its held-out data.
+    Example: fxp networks evaluate kjv --shares 40%,57%,76%
+    """
+    from fxp.networks import evaluation, registry
+
+    if low_share is not None and shares is not None:
+        raise InputError("give --low-share or --shares, not both")
+    if metric not in (None, *registry.TOLERANCES):
+        raise InputError(f"--metric {metric}: tolerances are known for {', '.join(registry.TOLERANCES)}")
+    text = shares if shares is not None else low_share
+    wanted = evaluation.SHARES if text is None else tuple(share(part) for part in text.split(","))
+    with output.progress("emulating", evaluation.steps(name, wanted, destination), json) as advance:
+        result = evaluation.evaluate(name, wanted, metric, folder=destination, threads=threads, progress=advance)
+    if json:
+        output.emit_json(result)
+        return
+    rows = [
+        [
+            row["controller"],
+            output.percent(row["low_share"]),
+            output.number(row["loss"], sign=True),
+            output.number(row["loss_upper"], sign=True),
+            output.number(row["tolerance"]),
+            row["verdict"],
+        ]
+        for row in result["rows"]
+    ]
+    output.table(
+        f"{name}: {result['metric'].replace('_', ' ')} ({result['unit']}), float {result['float']:.4f}, static high "
+        f"{result['static_high']:.4f}",
+        ["controller", "low share", "loss", "upper end", "tolerance", "verdict"],
+        rows,
+        f"{result['sequences']} held-out sequences, {result['steps']:,} steps; loss: from static high precision, "
+        f"paired; upper end of its one-sided 95 % interval",
+    )
+
+
+def share(text: str) -> float:
+    """A share from a number, or from a percentage with its sign."""
+    stripped = text.strip()
+    try:
+        return float(stripped[:-1]) / 100 if stripped.endswith("%") else float(stripped)
+    except ValueError:
+        raise InputError(f"low share {text!r}: expected a number such as 57% or 0.57") from None

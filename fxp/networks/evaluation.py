@@ -1,0 +1,127 @@
+"""What low precision costs a network, for every way of spending it, at matched low shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import accel.controllers as controllers
+import traces
+from fxp import matching, networks
+from fxp.calibration import calibrate
+from fxp.evaluation import emulate_scored, float_row
+from fxp.network import load
+from fxp.scoring import Loss, Scorer
+from traces import InputError
+
+SHARES = (0.57,)
+SEED = 0
+VARIANTS = 5  # rows a share, for the progress
+
+
+def evaluate(
+    name: str,
+    shares: Sequence[float] = SHARES,
+    metric: str | None = None,
+    *,
+    folder: Path | None = None,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Calibrate a network at each low share on its calibration data, and judge controllers on its held-out data.
+
+    All rows of a share are of the calibrated network (its fitted offset bits and low biases), so that they differ by
+    the controller alone: random, peak (with its default parameters, at the share that it reaches), delta, the static
+    mask, and the calibrated controller. Losses are differences from static high precision, sequences paired.
+
+    Parameters
+    ----------
+    name : str
+    shares : low shares, 0 to 1
+    metric : str, optional
+        A built-in metric in place of the network's own.
+    folder : path, optional
+        Where the files are, or are built; the cache by default.
+    threads : int
+    progress : called with finished steps
+
+    Returns
+    -------
+    dict: network, metric, unit, float, static_high, sequences, steps, and rows of controller, share (asked for),
+    low_share (reached), loss, loss_upper (upper end of the one-sided 95 % interval), tolerance, verdict.
+    """
+    entry = networks.entry(name)
+    for share in shares:
+        if not 0 < share < 1:
+            raise InputError(f"low share {share!r}: expected more than 0 and less than 1")
+    files = networks.build(name, folder)
+    network = load(files["model.h5"])
+    rows = []
+    with traces.open(files["data.h5"], kind="data") as data, traces.open(files["calibration.h5"], kind="data") as seen:
+        scorer = Scorer(network, data, str(files["data.h5"]), metric=metric or entry.metric)
+        options: dict[str, Any] = {"threads": threads, "progress": progress}
+        high = emulate_scored(scorer, controllers.Static(network.formats.high), **options)
+        static_high = scorer.value(high.totals)
+        exact = float_row(scorer, high.totals).metric
+        tolerance = entry.tolerance(static_high, scorer.name)
+        for share in shares:
+            fitted, calibrated = calibrate(network, seen, low_share=share, seed=SEED, threads=threads)
+            judge = Scorer(fitted, data, metric=metric or entry.metric)
+            trial = matching.chosen(matching.as_data(fitted, data), matching.TRIAL)
+            spent = emulate_scored(judge, calibrated, **options)
+            reached = spent.run.low_share
+            rivals: dict[str, Any] = {
+                "random": controllers.Random(reached),
+                "peak": controllers.Peak(),
+                "delta": matching.delta_at(fitted, trial, reached, threads=threads),
+                "static mask": calibrated.static(reached),
+            }
+            done = {which: emulate_scored(judge, rival, **options) for which, rival in rivals.items()}
+            for which, scored in {**done, "calibrated": spent}.items():
+                loss = judge.loss(scored.totals, high.totals)
+                rows.append({
+                    "controller": which,
+                    "share": share,
+                    "low_share": scored.run.low_share,
+                    "loss": loss.value,
+                    "loss_upper": loss.upper,
+                    "tolerance": tolerance,
+                    "verdict": verdict(loss, tolerance),
+                })  # fmt: skip
+        return {
+            "network": name,
+            "metric": scorer.name,
+            "unit": scorer.metric.unit,
+            "float": exact,
+            "static_high": static_high,
+            "sequences": len(data),
+            "steps": int(data.total),
+            "rows": rows,
+        }
+
+
+def verdict(loss: Loss, tolerance: float) -> str:
+    """Whether a loss stays within a tolerance.
+
+    Returns
+    -------
+    str
+        "lost" if even the lower end of the one-sided interval exceeds the tolerance, or if the interval reaches less
+        far than the tolerance and its upper end exceeds it; "held" if it reaches less far and its upper end does not;
+        "undetermined" if the interval reaches further than the tolerance.
+    """
+    if loss.upper is None:
+        return "undetermined"
+    reach = loss.upper - loss.value
+    if loss.value - reach > tolerance:
+        return "lost"
+    if reach > tolerance:
+        return "undetermined"
+    return "held" if loss.upper <= tolerance else "lost"
+
+
+def steps(name: str, shares: Sequence[float], folder: Path | None = None) -> int:
+    """Steps that `evaluate` reports as progress."""
+    with traces.open(networks.build(name, folder)["data.h5"], kind="data") as data:
+        return data.total * (1 + VARIANTS * len(shares))

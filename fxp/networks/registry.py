@@ -1,0 +1,110 @@
+"""What is known of each network: its topology, its metric and tolerance, where it and its data come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TOLERANCES = {
+    "bits_per_character": (0.001, True),
+    "cross_entropy": (0.001, True),
+    "nats_per_step": (0.001, True),
+    "accuracy": (0.003, False),
+    "equal_error": (0.005, False),
+    "phoneme_error": (0.005, False),
+}
+"""Loss that counts as none, by metric: a share of the metric at static high precision (True), or in its unit."""
+
+STANDARD = ("model.h5", "data.h5", "calibration.h5")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network.
+
+    Attributes
+    ----------
+    name, topology, task, metric, origin, licence : str
+    source : str
+        Where its files come from.
+    files : tuple of str
+        What `build` gives.
+    made : dict of file to "module:function"
+        Files that are not bundled. The function takes no arguments and returns what has a `write(path)`, such as
+        `traces.Data` or `traces.Model`.
+    digests : dict of file to str
+        Content digest that a file has to have.
+    vocabulary : str
+        What the tokens stand for, or empty. Longer ones are in the file vocabulary.json.
+    """
+
+    name: str
+    topology: str
+    task: str
+    metric: str
+    origin: str
+    licence: str
+    source: str = "bundled"
+    files: tuple[str, ...] = STANDARD
+    made: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    vocabulary: str = ""
+
+    def tolerance(self, high: float, metric: str | None = None) -> float:
+        """Loss that counts as none, in the unit of the metric, for its value at static high precision."""
+        value, relative = TOLERANCES[metric or self.metric]
+        return value * abs(high) if relative else value
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "kjv",
+            "LSTM 1x256, embedding 32, linear head",
+            "character language model",
+            "bits_per_character",
+            "King James text, as printed by Debian's bible-kjv and bible-kjv-text packages",
+            "MIT; the text is in the public domain in most of the world",
+            files=(*STANDARD, "long.h5"),
+            digests={
+                "model.h5": "59ee49bc6a6f1ec4af32c43777825ad9ac976142c633654b94994f8e1b609135",
+                "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
+                "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
+                "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
+            },
+            vocabulary="\n !'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyz",
+        ),
+        Entry(
+            "reviews",
+            "LSTM 1x128, embedding 64, linear head on the last step",
+            "sentiment of movie review snippets",
+            "accuracy",
+            "snippets of Pang and Lee (2004) as rated by Hutto and Gilbert (2014), from vaderSentiment 3.3.2",
+            "MIT",
+            files=(*STANDARD, "vocabulary.json"),
+            digests={
+                "model.h5": "8a9be6fef5454c960977166327d6580d93fb83f1629c04bc82468bd91ced6824",
+                "data.h5": "c49d32f1a86eab2b55868424d6831ae40bdd061d90068224fb9b258631ea24ab",
+                "calibration.h5": "bf24d9672f9df80eb9f0f664a188be3b0bd33c72ced9781494a6fb16e4498bc3",
+            },
+        ),
+        Entry(
+            "chorales",
+            "LSTM 1x256 on 88 keys, linear head",
+            "next notes of Bach's chorales",
+            "nats_per_step",
+            "scores of music21 9.9.1",
+            "MIT; encodings of the scores © 2004 Margaret Greentree, used by permission and not handed on here",
+            source="model bundled, data built from music21 9.9.1 (fetched through pip)",
+            made={
+                "data.h5": "fxp.networks.chorales:held_out",
+                "calibration.h5": "fxp.networks.chorales:calibration",
+            },
+            digests={
+                "model.h5": "e41275ebb60beaedc6420611470bb03e4b2ac3cba108e499db3005988113ef9c",
+                "data.h5": "133f50947a0175d528dc51f66d0e92d7c78466983d5b25423d58dc6c821d9c64",
+                "calibration.h5": "275a796a1e73730968c45cb70f478a97211a8b55523e483a44a14cc06c991654",
+            },
+        ),
+    )
+}
