@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fxp.transcripts import PhonemeError, WordError
+from fxp.verification import EqualError
 from traces import InputError
 from traces.data import Sequences
 
@@ -136,6 +138,9 @@ METRICS: dict[str, Metric | Statistic] = {
         _ByStep("cross_entropy", "nats", CLASS, negative_log_likelihood),
         _ByStep("accuracy", "share", CLASS, lambda z, y: (z.argmax(axis=1) == y).astype(np.float64), True),
         _ByStep("nats_per_step", "nats", MULTI, lambda z, y: bernoulli_loss(z, y).sum(axis=1)),
+        PhonemeError(),
+        WordError(),
+        EqualError(),
     )
 }
 DEFAULT = {CLASS: "cross_entropy", MULTI: "nats_per_step"}
