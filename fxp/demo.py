@@ -1,4 +1,4 @@
-"""The whole path on the bundled network: emulation, quality, accelerator, picture."""
+"""The whole path on the bundled network: emulation, quality, accelerator, picture, report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 
 import accel
 import traces
-from fxp import evaluation, networks, picture
+from fxp import evaluation, figures, networks, report
 from fxp.calibration import calibrate
-from fxp.emulator import emulate
 from fxp.network import load, save
 from fxp.observation import subset
+from fxp.replay import Replay
 from traces import InputError
 
 MACHINE, BASELINE = "epur-dyn", "epur-sip"
-FILES = {"model": "model.h5", "trace": "trace.h5", "estimate": "estimate.h5", "picture": "cell-state.png"}
+FILES = {
+    "model": "model.h5", "trace": "trace.h5", "estimate": "estimate.h5", "picture": "cell-state.png",
+    "report": "report.html",
+}  # fmt: skip
+ERROR_STEPS = 2048  # steps over which the report compares cell states with the float network's
 
 
 def _data(sequences: int) -> traces.Data:
@@ -42,7 +46,7 @@ def run(
 
     Parameters
     ----------
-    destination : folder to write model, trace, estimate and picture into
+    destination : folder to write model, trace, estimate, picture and report into
     sequences : held-out sequences to use
     threads : sequences side by side
     progress : called with finished steps
@@ -79,7 +83,8 @@ def run(
 
     baseline = done[static_high]
     reference = _cost(baseline.run, BASELINE, None)
-    rows = [_row("float", evaluation.float_row(scorer, baseline.totals), None, None)]
+    compared = [evaluation.float_row(scorer, baseline.totals)]
+    rows = [_row("float", compared[0], None, None)]
     for controller, name in (
         (static_high, f"static {high}"),
         (static_low, f"static {low}"),
@@ -87,16 +92,22 @@ def run(
         (peak, "peak"),
     ):
         row = evaluation.controller_row(scorer, controller, done[controller], baseline.totals)
+        compared.append(row)
         cost = reference if controller is static_high else _cost(done[controller].run, MACHINE, BASELINE)
         rows.append(_row(name, row, cost, reference))
         if controller is peak:
             cost.write(files["estimate"])
-            overhead = cost.area_overhead
+            overhead, estimate = cost.area_overhead, cost.to_dict()
     # Calibration leaves the high path as it is, so the baseline is the same.
     row = evaluation.controller_row(scorer, calibrated, spent, baseline.totals)
+    compared.append(row)
     rows.append(_row("calibrated", row, _cost(spent.run, MACHINE, BASELINE), reference))
-    shown = emulate(network, [data.sequence(0)], peak, record=("plan", "cell"))
-    picture.cell_state(shown, network, files["picture"])
+    with traces.open(files["trace"], kind="trace") as trace:
+        material = report.assemble(trace, Replay(network, data, trace), error_steps=ERROR_STEPS)
+    material.table = evaluation.table(scorer, compared)
+    material.estimate = estimate
+    figures.save(report.draw("cell", material), files["picture"])
+    report.write(material, files["report"])
     return {
         "title": f"{network.model.name}: {len(data)} held-out sequences, {data.total:,} steps",
         "metric": scorer.name.replace("_", " "),

@@ -45,6 +45,17 @@ class Row:
     low_share: float | None
     overflows: int | None
 
+    @property
+    def label(self) -> str:
+        """The controller in words."""
+        if self.controller == "static":
+            return f"static {self.parameters['bits']} bits"
+        if self.controller == "delta":
+            return f"delta {self.parameters['threshold']:g}"
+        if self.controller == "calibrated" and self.parameters["readout"] is None:
+            return "static mask"
+        return self.controller
+
 
 @dataclass(frozen=True)
 class Table:
@@ -232,14 +243,14 @@ def compare(scorer: Scorer, chosen: Sequence[Any], **options: Any) -> Table:
         else controller_row(scorer, controller, scored, baseline.totals)
         for controller, scored in results
     ]
-    return Table(
-        scorer.name,
-        scorer.metric.unit,
-        scorer.metric.higher_is_better,
-        len(scorer.inputs),
-        int(scorer.inputs.lengths.sum()),
-        rows,
-    )
+    return table(scorer, rows)
+
+
+def table(scorer: Scorer, rows: list[Row]) -> Table:
+    """Rows of one scorer as a table."""
+    metric = scorer.metric
+    steps = int(scorer.inputs.lengths.sum())
+    return Table(scorer.name, metric.unit, metric.higher_is_better, len(scorer.inputs), steps, rows)
 
 
 MATCHED = "random"  # stands for Random at the low share that the last controller of the list reaches

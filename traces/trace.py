@@ -62,6 +62,23 @@ class TraceLayer:
                 raise InputError(f"plan has bits set beyond its {self.hidden_size} elements")
         return rows
 
+    def rows(self, name: str, start: int, stop: int, direction: int = 0) -> np.ndarray:
+        """Rows start to stop (exclusive) of the concatenated steps of a recorded quantity.
+
+        Parameters
+        ----------
+        name : {"cell", "hidden", "accumulators"}
+
+        Returns
+        -------
+        As the accessor of that name gives them.
+        """
+        if name not in ("cell", "hidden", "accumulators"):
+            raise InputError(f"quantity {name!r} is unknown; known are cell, hidden, accumulators")
+        if not 0 <= start <= stop <= self._trace.total:
+            raise InputError(f"rows {start} to {stop} do not exist; there are {self._trace.total}")
+        return self._rows(name, start, stop, direction)
+
     def low(self, sequence: int, direction: int = 0) -> np.ndarray:
         """Which elements ran at low precision, bool [time, H], by time position."""
         return plan.unpack(self.packed(*self._trace.bounds(sequence), direction), self.hidden_size)

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from fxp import __version__
-from fxp.cli import accelerator, calibrate, models, networks, runs, service
+from fxp.cli import accelerator, calibrate, inspect, models, networks, runs, service
 from traces import InputError
 
 # Typer has carried its own copy of click since 0.28, so the base of its errors is found through one of them.
@@ -44,7 +44,7 @@ def _root(
     pass
 
 
-for module in (models, calibrate, runs, accelerator, service, networks):
+for module in (models, calibrate, runs, accelerator, inspect, service, networks):
     module.register(app)
 
 

@@ -119,3 +119,13 @@ def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], Non
                 bar.update(task, rate=f"{speed:,.0f} steps/s")
 
         yield advance
+
+
+@contextmanager
+def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says what is being done; nothing in a pipe or with `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    with Console(stderr=True, markup=False, highlight=False).status("reading") as status:
+        yield status.update

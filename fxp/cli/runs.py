@@ -153,7 +153,7 @@ def compare(
         return
     rows = [
         [
-            label(row),
+            row.label,
             output.number(row.metric),
             output.number(row.difference, sign=True),
             output.interval(row.interval),
@@ -177,17 +177,6 @@ def plugged(metric: str | None, head: str | None) -> dict[str, Any]:
 
     chosen = metric if metric is None or metric in metrics.METRICS else plugins.load(metric, "metric")
     return {"metric": chosen, "head": None if head is None else plugins.load(head, "head")}
-
-
-def label(row: Any) -> str:
-    """A row's controller in words."""
-    if row.controller == "static":
-        return f"static {row.parameters['bits']} bits"
-    if row.controller == "delta":
-        return f"delta {row.parameters['threshold']:g}"
-    if row.controller == "calibrated" and row.parameters["readout"] is None:
-        return "static mask"
-    return str(row.controller)
 
 
 def demo(
