@@ -52,7 +52,7 @@ class Material:
     replayed : bool
         Whether the cell states are not in the trace but were emulated again under its plan.
     table_note : str
-        What the comparison was made on, where it was made here.
+        What the comparison was made on, where it was made here, or why it was not.
     costs : list of dict
         Records of the baseline (if any) and of the machine.
     estimate : dict
@@ -306,8 +306,13 @@ def _compare(made: Material, lived: Replay, threads: int) -> None:
     if source.scope is None or net.model.head is None:
         return
     part = observation.subset(source, range(len(source)), EVALUATED)
-    chosen = evaluation.default_controllers(net)
-    made.table = evaluation.compare(evaluation.Scorer(net, part), chosen, threads=threads)
+    try:
+        scorer = evaluation.Scorer(net, part)
+    except InputError as error:
+        # A metric or a head of the user's own is known to fxp compare, which is told where it is.
+        made.table_note = f"Controllers were not compared: {error}."
+        return
+    made.table = evaluation.compare(scorer, evaluation.default_controllers(net), threads=threads)
     if part.total < source.total:
         made.table_note = (
             f"Made for this report on the first {len(part):,} sequences ({part.total:,} steps) of the data; "

@@ -103,7 +103,7 @@ def quality(material: Material) -> str:
     if material.table is None:
         return section(
             "quality", title,
-            missing("There is no comparison of controllers, and nothing labelled to make one on.",
+            missing(material.table_note or "There is no comparison of controllers, nor labelled data to make one on.",
                     "--compare compare.json", "--model model.h5 --data labelled.h5"),
         )  # fmt: skip
     made = material.table
