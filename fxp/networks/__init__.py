@@ -44,9 +44,9 @@ def path(name: str, file: str = "model.h5") -> Path:
     known = entry(name)
     if file not in known.files:
         raise InputError(f"network {name!r} has no file {file!r}; it has: {', '.join(sorted(known.files))}")
-    for folder in (_FOLDER / name, fetch.cache() / "networks" / name):
-        if (folder / file).is_file():
-            return folder / file
+    for place in (_bundled(known, file), fetch.cache() / "networks" / name / file):
+        if place.is_file():
+            return place
     raise InputError(f"{file} of network {name!r} is not bundled: fxp networks build {name}")
 
 
@@ -85,8 +85,11 @@ def build(name: str, folder: Path | None = None, again: bool = False) -> dict[st
     return built
 
 
+def _bundled(known: Entry, file: str) -> Path:
+    return _FOLDER / known.borrowed.get(file, known.name) / file
+
+
 def _make(known: Entry, file: str, destination: Path) -> None:
-    bundled = _FOLDER / known.name / file
     if file in known.made:
         module, function = known.made[file].split(":")
         content: Any = getattr(import_module(module), function)()
@@ -100,7 +103,7 @@ def _make(known: Entry, file: str, destination: Path) -> None:
         return
     aside = destination.with_name(f".{file}.{os.getpid()}.tmp")
     try:
-        shutil.copyfile(bundled, aside)
+        shutil.copyfile(_bundled(known, file), aside)
         os.replace(aside, destination)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -111,9 +114,8 @@ def _holds(known: Entry, file: str, place: Path) -> bool:
     """Whether a file is there with the content that it should have."""
     if not place.is_file():
         return False
-    bundled = _FOLDER / known.name / file
     if file not in known.made:
-        return place.read_bytes() == bundled.read_bytes()
+        return place.read_bytes() == _bundled(known, file).read_bytes()
     expected = known.digests.get(file)
     try:
         content: Any = traces.open(place)

@@ -33,6 +33,8 @@ class Entry:
         `traces.Data` or `traces.Model`.
     digests : dict of file to str
         Content digest that a file has to have.
+    borrowed : dict of file to str
+        Files that are those of another network.
     vocabulary : str
         What the tokens stand for, or empty. Longer ones are in the file vocabulary.json.
     """
@@ -47,6 +49,7 @@ class Entry:
     files: tuple[str, ...] = STANDARD
     made: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
     vocabulary: str = ""
 
     def tolerance(self, high: float, metric: str | None = None) -> float:
@@ -54,6 +57,13 @@ class Entry:
         value, relative = TOLERANCES[metric or self.metric]
         return value * abs(high) if relative else value
 
+
+_SYMBOLS = "\n !'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyz"
+_KJV_DATA = {
+    "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
+    "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
+    "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
+}
 
 ENTRIES = {
     entry.name: entry
@@ -68,11 +78,24 @@ ENTRIES = {
             files=(*STANDARD, "long.h5"),
             digests={
                 "model.h5": "59ee49bc6a6f1ec4af32c43777825ad9ac976142c633654b94994f8e1b609135",
-                "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
-                "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
-                "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
+                **_KJV_DATA,
             },
-            vocabulary="\n !'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyz",
+            vocabulary=_SYMBOLS,
+        ),
+        Entry(
+            "kjv-settled",
+            "LSTM 1x256, embedding 32, linear head",
+            "character language model, trained on with DropConnect and penalties on large states",
+            "bits_per_character",
+            "King James text, as printed by Debian's bible-kjv and bible-kjv-text packages",
+            "MIT; the text is in the public domain in most of the world",
+            files=(*STANDARD, "long.h5"),
+            borrowed={"data.h5": "kjv", "calibration.h5": "kjv", "long.h5": "kjv"},
+            digests={
+                "model.h5": "73beff5a10ac11d3ab88a402a4a9ee0e3cae59fd6f72b5addb8bc96afca1942a",
+                **_KJV_DATA,
+            },
+            vocabulary=_SYMBOLS,
         ),
         Entry(
             "reviews",
