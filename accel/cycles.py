@@ -90,8 +90,8 @@ def low_uses_offsets(machine: Machine, shape: Shape) -> bool:
     return machine.dynamic and shape.low < shape.high
 
 
-def latencies(machine: Machine) -> dict[str, int]:
-    """Latencies through the multifunction units, in cycles.
+def latencies(machine: Machine, peepholes: bool = False) -> dict[str, int]:
+    """Latencies through the multifunction units, in cycles, without or with peepholes.
 
     to_cell: from a result's hand-over to c; to_hidden: to h as an index in all input buffers;
     to_projected: the same for a projected output; to_readout: to the readout neuron's value.
@@ -102,9 +102,11 @@ def latencies(machine: Machine) -> dict[str, int]:
     activation = int(unit.exponential) + add + int(unit.divide)
     cell = scaled + activation + communicate + multiply + add
     quantised = multiply + add + communicate
+    # The products with the old cell state are formed meanwhile and only added; the one with the new cell state is not.
+    before, after = (add, multiply + add) if peepholes else (0, 0)
     return {
-        "to_cell": cell,
-        "to_hidden": cell + activation + communicate + multiply + quantised,
+        "to_cell": cell + before,
+        "to_hidden": cell + before + after + activation + communicate + multiply + quantised,
         "to_projected": multiply + quantised,
         "to_readout": multiply + add,
     }
@@ -126,7 +128,7 @@ def parameters(machine: Machine, shape: Shape, control: Control, layer: int = 0)
     readout = control.inputs(layer)
     per_unit = GATES // int(machine.units)
     numbers = np.zeros(pipeline.PARAMETERS, np.int64)
-    chain = latencies(machine)
+    chain = latencies(machine, shape.peepholes)
     interval = int(machine.multifunction.interval)
     if machine.precision_unit is not None and machine.dynamic:
         numbers[pipeline.DYNAMIC] = int(control.follows_cell)

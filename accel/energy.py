@@ -124,12 +124,15 @@ def _units(ledger: dict[str, Component], machine: Machine, shape: Shape, steps: 
     parts, elements = int(unit.parts), steps * shape.hidden_size
     outputs = steps * shape.output_size if shape.projected else 0
     # Three sigmoids, two tanh (two additions each), i*g, f*c, o*tanh(c), and h (or m) to its index.
-    part.add("multiply", elements * (GATES * parts + 4) + outputs * 2, float(unit.multiply_energy))
-    part.add("add", elements * (GATES * parts + 3 + 4 + 1 + 1) + outputs, float(unit.add_energy))
+    peepholes = steps * shape.peephole_weights
+    part.add("multiply", elements * (GATES * parts + 4) + outputs * 2 + peepholes, float(unit.multiply_energy))
+    part.add("add", elements * (GATES * parts + 3 + 4 + 1 + 1) + outputs + peepholes, float(unit.add_energy))
     part.add("exponential", elements * 5, float(unit.exponential_energy))
     part.add("divide", elements * 5, float(unit.divide_energy))
     row = _words(int(unit.row_constants) * 8, unit.constants)
-    part.add("constants_read", (elements * GATES + outputs) * row, float(unit.constants.read))
+    weight = _words(int(machine.cell_state) * 8, unit.constants)
+    words = (elements * GATES + outputs) * row + peepholes * weight
+    part.add("constants_read", words, float(unit.constants.read))
 
 
 def _decisions(part: Component, unit: PrecisionUnit, control: Control, shape: Shape, steps: int) -> None:
@@ -223,7 +226,8 @@ def _static(
         )
         ledger[DOT].static_pj += units * float(machine.datapath.leakage) * total
         unit = machine.multifunction
-        constants = GATES * shape.hidden_size * int(unit.row_constants) / units
+        weights = shape.peephole_weights * int(machine.cell_state)
+        constants = (GATES * shape.hidden_size * int(unit.row_constants) + weights) / units
         leak = float(unit.leakage) + float(_leak(machine, unit.constants, constants))
         ledger[MULTIFUNCTION].static_pj += units * leak * total
         if machine.dynamic and machine.offsets is not None and machine.precision_unit is not None:

@@ -95,7 +95,8 @@ def demand(machine: Machine, shape: Shape, number: int, control: Control) -> Dem
     input_bytes = math.ceil((max(inputs, shape.hidden_size * shape.projected) * WORD_BITS + copy) / WORD_BITS)
     offset_bytes = math.ceil(weights / WORD_BITS) if machine.dynamic else 0
     rows = GATES * shape.hidden_size + (shape.output_size if shape.projected else 0)
-    load_bytes = weights + projected + extra + offset_bytes + rows * int(machine.multifunction.row_constants)
+    constants = rows * int(machine.multifunction.row_constants) + shape.peephole_weights * int(machine.cell_state)
+    load_bytes = weights + projected + extra + offset_bytes + constants
 
     step_bytes = reloaded_bytes = step_words = step_stall = 0
     room = int(machine.weights.banks) * int(machine.weights.bank.size)

@@ -33,11 +33,17 @@ class Shape:
     projected: bool = False
     high: int = 8
     low: int = 4
+    peepholes: bool = False
 
     @property
     def packed_width(self) -> int:
         """Bytes of a packed row."""
         return (self.hidden_size + 7) // 8
+
+    @property
+    def peephole_weights(self) -> int:
+        """Weights from the cell state to the gates i, f and o of one direction."""
+        return 3 * self.hidden_size * self.peepholes
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ def _of(trace: Any, name: str) -> Workload:
                 projected=bool(layer.projected),
                 high=int(trace.high),
                 low=int(trace.low),
+                peepholes=bool(getattr(layer, "peepholes", False)),
             )
             for layer in trace.layers
         )

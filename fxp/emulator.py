@@ -562,7 +562,10 @@ def open_trace(
         path,
         lengths=lengths,
         ids=ids,
-        layers=[(n.input_size, n.hidden_size, n.output_size, n.directions, n.projected) for n in network.layers],
+        layers=[
+            (n.input_size, n.hidden_size, n.output_size, n.directions, n.projected, n.peephole is not None)
+            for n in network.layers
+        ],
         record=tuple(name for name in record if name != "plan"),
         model_digest=network.digest,
         data_digest=data_digest,

@@ -18,7 +18,8 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def _direction(
-    wx: np.ndarray, wh: np.ndarray, bias: np.ndarray, projection: np.ndarray | None, x: np.ndarray
+    wx: np.ndarray, wh: np.ndarray, bias: np.ndarray, projection: np.ndarray | None, peephole: np.ndarray | None,
+    x: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(h, c) of every step of a padded batch x [batch, time, features]."""
     hidden = wh.shape[0] // 4
@@ -26,9 +27,13 @@ def _direction(
     c = np.zeros((x.shape[0], hidden), np.float32)
     for t in range(x.shape[1]):
         z = x[:, t] @ wx.T + h @ wh.T + bias
-        i, f, o = (_sigmoid(z[:, g * hidden : (g + 1) * hidden]) for g in (0, 1, 3))
+        if peephole is not None:
+            z[:, : 2 * hidden] += peephole[: 2 * hidden] * np.concatenate([c, c], axis=1)
+        i, f = _sigmoid(z[:, :hidden]), _sigmoid(z[:, hidden : 2 * hidden])
         c = f * c + i * np.tanh(z[:, 2 * hidden : 3 * hidden])
-        h = o * np.tanh(c)
+        if peephole is not None:
+            z[:, 3 * hidden :] += peephole[2 * hidden :] * c
+        h = _sigmoid(z[:, 3 * hidden :]) * np.tanh(c)
         if projection is not None:
             h = h @ projection.T
         yield h, c
@@ -47,8 +52,12 @@ def _run(layer: Any, x: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[li
             padded = np.zeros((len(members), len(x[members[0]]), x[0].shape[1]), np.float32)
             for row, member in enumerate(members):
                 padded[row, : len(x[member])] = x[member][::-1] if direction else x[member]
-            projection = None if layer.projection is None else layer.projection[direction]
-            steps = _direction(layer.wx[direction], layer.wh[direction], layer.bias[direction], projection, padded)
+            projection, peephole = (
+                None if part is None else part[direction] for part in (layer.projection, layer.peephole)
+            )
+            steps = _direction(
+                layer.wx[direction], layer.wh[direction], layer.bias[direction], projection, peephole, padded
+            )
             for t, (h, c) in enumerate(steps):
                 for row, member in enumerate(members):
                     length = len(x[member])
@@ -65,7 +74,7 @@ def layer_outputs(layers: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[l
 
     Parameters
     ----------
-    layers : objects with wx, wh, bias, projection as in `fxp.quantise.FloatLayer`
+    layers : objects with wx, wh, bias, projection, peephole as in `fxp.quantise.FloatLayer`
     inputs : list of float32 [time, features]
 
     Returns

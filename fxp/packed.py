@@ -128,19 +128,20 @@ class FastDirection:
             formats.accumulator_bits, formats.shift, formats.low_top,
         )  # fmt: skip
         constants, scales = _constants(unit, formats)
-        self.unit = Constants(*(array.ctypes.data for array in constants), *scales)
+        self.unit = Constants(*(array.ctypes.data if array.size else 0 for array in constants), *scales)
         self._alive = (arrays, constants)
 
 
 def _constants(unit: Any, formats: Formats) -> tuple[tuple[np.ndarray, ...], tuple[Any, Any]]:
-    """x_scale, h_scale, bias, projection, table; steps of the first and second quantisation of h."""
+    """x_scale, h_scale, bias, projection, peephole, table; steps of the first and second quantisation of h."""
     if formats.profile == Profile.FLOAT32:
-        arrays = [_padded(a, np.float32) for a in (unit.x_scale, unit.h_scale, unit.bias, unit.projection)]
-        return (*arrays, np.zeros(0, np.int16)), (unit.output[0], unit.output[1])
-    scales = [_padded(_reals(pairs), np.float64) for pairs in (unit.x_scale[0], unit.h_scale[0], unit.projection)]
+        reals = (unit.x_scale, unit.h_scale, unit.bias, unit.projection, unit.peephole)
+        return (*(_padded(a, np.float32) for a in reals), np.zeros(0, np.int16)), (unit.output[0], unit.output[1])
+    pairs = (unit.x_scale[0], unit.h_scale[0], unit.projection, unit.peephole)
+    x, h, projection, peephole = (_padded(_reals(p), np.float64) for p in pairs)
     # The second step is part of the projection's multipliers.
     first = _reals(unit.output[None])[0]
-    return (scales[0], scales[1], _padded(unit.bias, np.int32), scales[2], unit.table), (first, first)
+    return (x, h, _padded(unit.bias, np.int32), projection, peephole, unit.table), (first, first)
 
 
 def _reals(pairs: np.ndarray) -> np.ndarray:

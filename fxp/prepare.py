@@ -103,7 +103,22 @@ def _row_constants(
 def _float_unit(layer: traces.Layer, d: int, formats: Formats) -> FloatUnit:
     x, h, bias, kp = _row_constants(layer, d, formats)
     first = layer.m_scale if layer.projected else layer.h_scale
-    return FloatUnit(x, h, bias, np.array([first, layer.h_scale], np.float32), kp)
+    peephole = _peephole(layer, d)
+    return FloatUnit(x, h, bias, np.array([first, layer.h_scale], np.float32), kp, peephole)
+
+
+def _peephole(layer: traces.Layer, d: int) -> np.ndarray:
+    """Peephole weights of the gates i, f, o: float32 [3, H], [0, H] where there are none."""
+    if layer.peephole is None:
+        return np.zeros((0, layer.hidden_size), np.float32)
+    return np.ascontiguousarray(layer.peephole[d].reshape(3, -1))
+
+
+def _signed_multipliers(values: np.ndarray) -> np.ndarray:
+    """(m, e) of values of either sign, m with their sign: int64 [.., 2]."""
+    pairs = _multipliers(np.abs(values), 0)
+    pairs[..., 0] *= np.where(values < 0, -1, 1)
+    return pairs
 
 
 def _fixed_unit(layer: traces.Layer, d: int, formats: Formats) -> FixedUnit:
@@ -115,6 +130,7 @@ def _fixed_unit(layer: traces.Layer, d: int, formats: Formats) -> FixedUnit:
         _bias_fixed(bias),
         np.array(multiplier(float(np.float32(2.0**-15) / first), 0), np.int64),
         _multipliers(kp / np.float32(layer.h_scale), 0).reshape(-1, 2),
+        _signed_multipliers(_peephole(layer, d)),
         tanh_table(),
     )
 

@@ -20,13 +20,15 @@ LIMIT = 2.0**40  # magnitudes beyond it could overflow binary32 in the multifunc
 class FloatLayer:
     """One layer in float, arrays float32, directions D first.
 
-    wx [D, 4H, N], wh [D, 4H, R], bias [D, 4H] (both biases summed), projection [D, R, H] or None.
+    wx [D, 4H, N], wh [D, 4H, R], bias [D, 4H] (both biases summed), projection [D, R, H] or None, peephole
+    [D, 3H] (gates i, f, o) or None.
     """
 
     wx: np.ndarray
     wh: np.ndarray
     bias: np.ndarray
     projection: np.ndarray | None = None
+    peephole: np.ndarray | None = None
 
 
 def step(alpha: float | np.ndarray, bits: int) -> np.ndarray:
@@ -116,6 +118,9 @@ def _check_layers(layers: Sequence[FloatLayer]) -> list[FloatLayer]:
                 None
                 if layer.projection is None
                 else _checked(f"{name}: projection", layer.projection, (directions, output, hidden)),
+                None
+                if layer.peephole is None
+                else _checked(f"{name}: peephole weights", layer.peephole, (directions, 3 * hidden)),
             )
         )
         inputs = directions * output
@@ -205,7 +210,7 @@ def build(
 
 def float_layers(model: traces.Model) -> list[FloatLayer]:
     """The float layers that a model was quantised from."""
-    return [FloatLayer(n.wx_float, n.wh_float, n.bias, n.wp_float) for n in model.layers]
+    return [FloatLayer(n.wx_float, n.wh_float, n.bias, n.wp_float, n.peephole) for n in model.layers]
 
 
 def requantise(
@@ -295,6 +300,7 @@ def _layer(layer: FloatLayer, gain: np.ndarray, formats: Formats) -> traces.Laye
         x_scale=np.float32(step(1.0, formats.high)),
         h_scale=np.float32(step(1.0, formats.high)),
         input_scale=gain,
+        peephole=layer.peephole,
         **projection,
     )
 

@@ -122,6 +122,15 @@ def index_float(value: np.float32, scale: np.float32, top: int) -> int:
     return round(float(clip(quotient, F32(-top), F32(top))))
 
 
+def peepholes(layer: Any, direction: int) -> list[list[np.float32]] | None:
+    """Peephole weights of the gates i, f and o (section 5.3), H each; None where the layer has none."""
+    if getattr(layer, "peephole", None) is None:
+        return None
+    hidden = layer.hidden_size
+    values = [F32(value) for value in layer.peephole[direction]]
+    return [values[start : start + hidden] for start in (0, hidden, 2 * hidden)]
+
+
 class FloatUnit:
     """Multifunction unit of the ``float32`` profile for one layer and direction."""
 
@@ -142,6 +151,7 @@ class FloatUnit:
                 for x, h, b, extra in zip(kx, kh, bias, low_bias, strict=True)
             ],
         }
+        self.peephole = peepholes(layer, direction)
         if layer.projected:
             self.m_scale = F32(layer.m_scale)
             self.kp = [F32(scale) * self.m_scale for scale in layer.wp_scale[direction]]
@@ -150,11 +160,16 @@ class FloatUnit:
         kx, kh, bias = self.rows[low][row]
         return (F32(ax) * kx + F32(ah) * kh) + bias
 
-    def cell(self, z: Sequence[np.float32], c: np.float32) -> tuple[np.float32, np.float32]:
-        """New cell state and the unquantised output, from four pre-activations and the old cell state."""
-        i, f, g, o = sigmoid_float(z[0]), sigmoid_float(z[1]), tanh_float(z[2]), sigmoid_float(z[3])
-        c = f * c + i * g
-        return c, o * tanh_float(c)
+    def cell(self, k: int, z: Sequence[np.float32], c: np.float32) -> tuple[np.float32, np.float32]:
+        """New cell state and the unquantised output of element k, from four pre-activations and the old cell state."""
+        zi, zf, zg, zo = z
+        if self.peephole is not None:
+            pi, pf, po = (part[k] for part in self.peephole)
+            zi, zf = zi + pi * c, zf + pf * c
+        c = sigmoid_float(zf) * c + sigmoid_float(zi) * tanh_float(zg)
+        if self.peephole is not None:
+            zo = zo + po * c
+        return c, sigmoid_float(zo) * tanh_float(c)
 
     def output(self, m: np.float32) -> int:
         return index_float(m, self.h_scale, self.top)
@@ -177,6 +192,12 @@ def multiplier(scale: np.float32, fraction: int) -> tuple[int, int]:
     m = round(mantissa * 2.0**15)
     e = 15 - exponent - fraction
     return (2**14, e - 1) if m == 2**15 else (m, e)
+
+
+def signed_multiplier(value: np.float32) -> tuple[int, int]:
+    """The multiplier of a value of either sign: that of its magnitude, m with its sign (section 6.5)."""
+    m, e = multiplier(abs(value), 0)
+    return (-m if value < 0 else m), e
 
 
 def scaled(a: int, m: int, e: int) -> int:
@@ -241,6 +262,10 @@ class FixedUnit:
                 for r in range(len(bias))
             ],
         }
+        weights = peepholes(layer, direction)
+        self.peephole = None
+        if weights is not None:
+            self.peephole = [[signed_multiplier(p) for p in part] for part in weights]
         if layer.projected:
             m_scale = F32(layer.m_scale)
             self.to_m = multiplier(F32(2.0**-15) / m_scale, 0)
@@ -252,11 +277,17 @@ class FixedUnit:
         x, h, bias = self.rows[low][row]
         return saturate(scaled(ax, *x) + scaled(ah, *h) + bias, 16)
 
-    def cell(self, z: Sequence[int], c: int) -> tuple[int, int]:
-        """New cell state and the unquantised output, from four pre-activations and the old cell state."""
-        i, f, g, o = sigmoid_fixed(z[0]), sigmoid_fixed(z[1]), tanh_fixed(z[2]), sigmoid_fixed(z[3])
+    def cell(self, k: int, z: Sequence[int], c: int) -> tuple[int, int]:
+        """New cell state and the unquantised output of element k, from four pre-activations and the old cell state."""
+        zi, zf, zg, zo = z
+        if self.peephole is not None:
+            pi, pf, po = (part[k] for part in self.peephole)
+            zi, zf = saturate(zi + scaled(c, *pi), 16), saturate(zf + scaled(c, *pf), 16)
+        i, f, g = sigmoid_fixed(zi), sigmoid_fixed(zf), tanh_fixed(zg)
         c = saturate((f * c + ((i * g + 8) >> 4) + 2**14) >> 15, 16)
-        return c, (o * tanh_fixed(c) + 2**14) >> 15
+        if self.peephole is not None:
+            zo = saturate(zo + scaled(c, *po), 16)
+        return c, (sigmoid_fixed(zo) * tanh_fixed(c) + 2**14) >> 15
 
     def output(self, m: int) -> int:
         return clip(scaled(m, *self.to_h), -self.top, self.top)
@@ -405,7 +436,7 @@ def run_layer(
                 ah = accumulator.take(product(wh[is_low][row], outputs[is_low]))
                 result.accumulators[position, :, row] = ax, ah
                 z.append(unit.pre_activation(row, is_low, ax, ah))
-            cell, unquantised = unit.cell(z, c[k])
+            cell, unquantised = unit.cell(k, z, c[k])
             new_c.append(cell)
             m.append(unquantised)
         if layer.projected:

@@ -19,7 +19,7 @@ class RunLayer:
 
     Attributes
     ----------
-    input_size, hidden_size, output_size, directions, projected
+    input_size, hidden_size, output_size, directions, projected, peepholes
     low_count, overflow_count : int64 [directions, sequences]
     """
 
@@ -29,6 +29,7 @@ class RunLayer:
         self.output_size: int = layer.output_size
         self.directions: int = layer.directions
         self.projected: bool = layer.projected
+        self.peepholes: bool = layer.peephole is not None
         self._offsets = offsets
         sides, total, hidden = layer.directions, int(offsets[-1]), layer.hidden_size
         shapes = {

@@ -191,19 +191,31 @@ def _unrolled(layer: FloatLayer, batch: _Batch, x: np.ndarray) -> list[_States]:
     return [_direction(layer, d, batch.oriented(x, d)) for d in range(layer.wx.shape[0])]
 
 
+def _peephole(layer: FloatLayer, d: int) -> np.ndarray | None:
+    """Peephole weights of the gates i, f, o of a direction, [3, H]."""
+    return None if layer.peephole is None else layer.peephole[d].reshape(3, -1)
+
+
 def _direction(layer: FloatLayer, d: int, x: np.ndarray) -> _States:
     steps, batch, _ = x.shape
     hidden, output = layer.wh.shape[1] // 4, layer.wh.shape[2]
+    peephole = _peephole(layer, d)
     gates = x @ layer.wx[d].T + layer.bias[d]
     c, h = np.zeros((steps + 1, batch, hidden), np.float32), np.zeros((steps, batch, output), np.float32)
     for t in range(steps):
         if t:
             gates[t] += h[t - 1] @ layer.wh[d].T
         i, f, g, o = np.split(gates[t], 4, axis=1)
+        if peephole is not None:
+            i += peephole[0] * c[t]
+            f += peephole[1] * c[t]
         g[:] = np.tanh(g)
-        for gate in (i, f, o):
+        for gate in (i, f):
             gate[:] = _sigmoid(gate)
         c[t + 1] = f * c[t] + i * g
+        if peephole is not None:
+            o += peephole[2] * c[t + 1]
+        o[:] = _sigmoid(o)
         m = o * np.tanh(c[t + 1])
         h[t] = m if layer.projection is None else m @ layer.projection[d].T
     return _States(gates, c, h)
@@ -222,7 +234,7 @@ def _backward(
     pre = []
     inputs = np.zeros((*gradient.shape[:2], layer.wx.shape[2]), np.float32)
     for d, side in enumerate(states):
-        gates, c = side.gates, side.c
+        gates, c, peephole = side.gates, side.c, _peephole(layer, d)
         above = batch.oriented(gradient[:, :, d * output : (d + 1) * output], d)
         dh, dc = np.zeros_like(above[0]), np.zeros_like(c[0])
         for t in reversed(range(len(gates))):
@@ -231,8 +243,13 @@ def _backward(
             dm = dh if layer.projection is None else dh @ layer.projection[d]
             tanh = np.tanh(c[t + 1])
             dc = dc + dm * o * (1 - tanh * tanh)
-            parts = (dc * g * i * (1 - i), dc * c[t] * f * (1 - f), dc * i * (1 - g * g), dm * tanh * o * (1 - o))
+            by_o = dm * tanh * o * (1 - o)
+            if peephole is not None:
+                dc = dc + by_o * peephole[2]
+            parts = (dc * g * i * (1 - i), dc * c[t] * f * (1 - f), dc * i * (1 - g * g), by_o)
             dc = dc * f
+            if peephole is not None:
+                dc = dc + parts[0] * peephole[0] + parts[1] * peephole[1]
             # The gates of a step are needed no more, so its gradients take their place.
             gates[t] = np.concatenate(parts, axis=1)
             dh = gates[t] @ layer.wh[d]

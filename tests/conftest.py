@@ -11,7 +11,7 @@ from fxp.quantise import FloatLayer, build
 
 def make_network(
     hidden=(5,), features=3, directions=1, projection=0, seed=0, embedding=0, classes=0, scope="step", metric=None,
-    **formats,
+    peepholes=False, **formats,
 ):  # fmt: skip
     """A network with random weights, lively enough for every controller to decide both ways."""
     rng = np.random.default_rng(seed)
@@ -19,7 +19,9 @@ def make_network(
     for size in hidden:
         output = projection or size
         shapes = [(4 * size, inputs), (4 * size, output), (4 * size,)] + ([(output, size)] if projection else [])
-        layers.append(FloatLayer(*(rng.normal(size=(directions, *shape)).astype(np.float32) for shape in shapes)))
+        arrays = [rng.normal(size=(directions, *shape)).astype(np.float32) for shape in shapes]
+        peephole = rng.normal(size=(directions, 3 * size)).astype(np.float32) if peepholes else None
+        layers.append(FloatLayer(*arrays[:3], arrays[3] if projection else None, peephole))
         inputs = directions * output
     table = rng.normal(size=(embedding, features)).astype(np.float32) if embedding else None
     calibration = [rng.normal(size=(50, features)).astype(np.float32)] if table is None else [table]

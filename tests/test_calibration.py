@@ -22,6 +22,7 @@ SHAPES = [
     {"hidden": (8, 8), "projection": 5, "profile": "fixed"},
     {"hidden": (6,), "directions": 2, "projection": 4, "classes": 3, "scope": "last"},
     {"hidden": (12,), "high": 6, "low": 3},
+    {"hidden": (7, 6), "directions": 2, "peepholes": True, "classes": 4},
 ]
 
 

@@ -60,7 +60,7 @@ def twin_unit(machine, shape, control):
     low, low_width = groups(inputs, shape.low, dynamic and shape.low < shape.high)
     add, multiply, send = int(unit.add), int(unit.multiply), int(unit.communicate)
     activate = int(unit.exponential) + add + int(unit.divide)
-    to_cell = (multiply + add * int(unit.parts)) + activate + send + multiply + add
+    to_cell = (multiply + add * int(unit.parts)) + add * shape.peepholes + activate + send + multiply + add
     quantise = multiply + add + send
     interval = int(unit.interval)
     return twin.Unit(
@@ -68,7 +68,7 @@ def twin_unit(machine, shape, control):
         tree=int(path.reduction),
         interval=max(interval, int(machine.precision_unit.interval)) if tracks else interval,
         to_cell=to_cell,
-        to_hidden=to_cell + activate + send + multiply + quantise,
+        to_hidden=to_cell + (multiply + add) * shape.peepholes + activate + send + multiply + quantise,
         to_projected=multiply + quantise,
         to_readout=multiply + add,
         decide=int(machine.precision_unit.latency) if dynamic else 0,
@@ -115,6 +115,7 @@ def cases(draw):
         projected=projected,
         high=draw(st.integers(low, 8)),
         low=low,
+        peepholes=draw(st.booleans()),
     )
     lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
     seed = draw(st.integers(0, 2**31))

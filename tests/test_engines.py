@@ -45,6 +45,7 @@ class Case:
     scales: str = "usual"
     inputs: str = "normal"
     controller: str = "random"
+    peepholes: bool = False
 
     @property
     def rng(self) -> np.random.Generator:
@@ -118,6 +119,11 @@ def make_network(case: Case) -> fxp.Network:
                 "wp_scale": row_scales(case.scales, (sides, output), hidden, rng),
                 "m_scale": scalar_scale(case.scales, 2.0 ** (1 - high), rng),
             }
+        peephole = None
+        if case.peepholes:
+            signs = rng.choice([-1, 1], (sides, 3 * hidden)).astype(F32)
+            # Of the usual rows' steps times 128: between 0.1 and 4.
+            peephole = signs * np.minimum(row_scales(case.scales, signs.shape, 1, rng) * F32(128), F32(2.0**40))
         input_scale = np.ones(size, F32)
         if number == 0 and case.seed % 2:
             input_scale = rng.uniform(0.01, 100, size).astype(F32)
@@ -141,6 +147,7 @@ def make_network(case: Case) -> fxp.Network:
                 x_scale=scalar_scale(case.scales, 4 * 2.0 ** (1 - high), rng) if below is None else below.h_scale,
                 h_scale=scalar_scale(case.scales, 2.0 ** (1 - high), rng),
                 input_scale=input_scale,
+                peephole=peephole,
                 **projection,
             )
         )
@@ -297,6 +304,46 @@ def test_deep_wide_network(profile, controller):
     assert 0 < run.low_share < 1
 
 
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("scales", ["usual", "huge", "tiny", "mixed"])
+@pytest.mark.parametrize("size", [1, 8, 11])
+def test_peepholes(profile, scales, size):
+    case = Case(
+        size, profile=profile, features=4, hidden=(size, 5), lengths=(9, 2), scales=scales, peepholes=True,
+        projection=3 if size == 8 else 0, directions=2 if size == 11 else 1, inputs="ties", controller="peak",
+    )  # fmt: skip
+    engines_agree(case)
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+def test_peepholes_of_zero_change_no_bit_and_others_do(profile):
+    case = Case(3, profile=profile, hidden=(9, 6), lengths=(12, 4), peepholes=True, controller="peak", weights="sparse")
+    with_them = make_network(case)
+
+    def replaced(peephole):
+        layers = [replace(layer, peephole=peephole(layer.peephole)) for layer in with_them.layers]
+        return fxp.Network(replace(with_them.model, layers=layers))
+
+    x, outputs = make_inputs(case), []
+    for network in (replaced(lambda p: None), replaced(np.zeros_like), with_them):
+        outputs.append(np.concatenate(fxp.emulate(network, x, accel.Peak()).outputs))
+    assert (outputs[0] == outputs[1]).all() and (outputs[0] != outputs[2]).any()
+
+
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_peepholes_in_a_stream_fed_in_pieces(profile, engine):
+    case = Case(5, profile=profile, hidden=(9, 4), lengths=(13, 13), peepholes=True, scales="mixed")
+    network, x = make_network(case), np.stack(make_inputs(case))
+    options = {"engine": engine, "sequence_length": 13}
+    whole = fxp.emulate(network, x, accel.Peak(), **options)
+    state, pieces = None, []
+    for start, stop in ((0, 1), (1, 6), (6, 13)):
+        run = fxp.emulate(network, x[:, start:stop], accel.Peak(), state=state, **options)
+        state, pieces = run.state, [*pieces, run.outputs]
+    assert (np.concatenate(pieces, axis=1) == whole.outputs).all()
+
+
 CASES = st.builds(
     Case,
     seed=st.integers(0, 2**32 - 1),
@@ -313,6 +360,7 @@ CASES = st.builds(
     scales=st.sampled_from(["usual", "huge", "tiny", "mixed"]),
     inputs=st.sampled_from(["normal", "zero", "extreme", "ties"]),
     controller=st.sampled_from(CONTROLLERS),
+    peepholes=st.booleans(),
 )
 
 

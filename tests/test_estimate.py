@@ -56,7 +56,7 @@ def works(draw):
         hidden = draw(st.integers(1, 60))
         projected = draw(st.booleans())
         outputs = draw(st.integers(1, 40)) if projected else hidden
-        layers.append(Shape(inputs, hidden, outputs, directions, projected))
+        layers.append(Shape(inputs, hidden, outputs, directions, projected, peepholes=draw(st.booleans())))
         inputs = outputs * directions
     lengths = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
     return synthetic(layers, lengths, draw(st.floats(0, 1)), seed=draw(st.integers(0, 100)))
@@ -96,7 +96,8 @@ def test_events_follow_from_topology_and_plan(work):
         weights = 4 * shape.hidden_size * inputs
         rows = 4 * shape.hidden_size + shape.output_size * shape.projected
         extra = shape.hidden_size * shape.output_size * shape.projected
-        loads += shape.directions * (weights + extra + -(-weights // 8) + 16 * rows)
+        peepholes = 3 * shape.hidden_size * shape.peepholes
+        loads += shape.directions * (weights + extra + -(-weights // 8) + 16 * rows + 4 * peepholes)
     dot = cost.components[energy.DOT]["events"]
     assert dot["multiply_4_bits"] == low_products
     assert dot["multiply_8_bits"] == products - low_products
@@ -110,6 +111,21 @@ def test_events_follow_from_topology_and_plan(work):
     # The lower bank is read for the products at high precision alone; words hold 16 nibbles.
     assert 16 * lower >= products - low_products
     assert 16 * (upper - lower) >= low_products
+
+
+def test_peepholes_cost_their_operations_and_the_time_they_take():
+    plain, more = (
+        measure(synthetic([Shape(20, 30, 30, 2, peepholes=peepholes)], [10, 4], 0.5), DYN) for peepholes in (False, True)
+    )
+    extra = 14 * 2 * 3 * 30
+    first, second = (cost.components[energy.MULTIFUNCTION]["events"] for cost in (plain, more))
+    for name, number in {"multiply": extra, "add": extra, "exponential": 0, "divide": 0}.items():
+        assert second[name] == first[name] + number
+    assert second["constants_read"] > first["constants_read"]
+    assert more.dram_bytes == plain.dram_bytes + 2 * 2 * 4 * 3 * 30
+    unit = DYN.multifunction
+    # In every step but the last of a sequence the recurrent groups wait longer; at the end h itself comes later.
+    assert more.compute_cycles - plain.compute_cycles == 14 * 2 * (2 * int(unit.add) + int(unit.multiply))
 
 
 def test_without_low_decisions_the_dynamic_machine_is_never_cheaper():

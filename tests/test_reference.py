@@ -294,6 +294,43 @@ def test_step_of_the_fixed_profile():
     assert result.state["c"] == [c] and result.overflow == 0
 
 
+def test_peepholes_of_the_fixed_profile():
+    """p_i 2, p_f -0.75, p_o 60: the last drives z_o beyond its 16 bits."""
+    model = one_element("fixed", peephole=np.array([[2, -0.75, 60]], F32))
+    result = reference.run_layer(model, 0, 0, [[64], [64]], static(model, 8))
+    c, h = 0, 0
+    for _ in range(2):
+        # The x part is 800 / 2048; an index of h counts -50 · 2^-14, that is -50/8 / 2048.
+        z = 800 + math.floor(-50 * h / 8 + 0.5)
+        i, f = (reference.sigmoid_fixed(v) for v in (z + 2 * c, z + math.floor(-0.75 * c + 0.5)))
+        g = reference.tanh_fixed(z)
+        c = (f * c + ((i * g + 8) >> 4) + 2**14) >> 15
+        o = reference.sigmoid_fixed(min(z + 60 * c, 32767))
+        h = (((o * reference.tanh_fixed(c) + 2**14) >> 15) + 128) >> 8
+    assert result.cell[1].tolist() == [c] and result.hidden[1].tolist() == [h]
+    assert 800 + 60 * c > 32767
+
+
+def test_peepholes_of_the_float32_profile():
+    peephole = np.array([[2, -0.75, 1.1]], F32)
+    model = one_element("float32", peephole=peephole)
+    result = reference.run_layer(model, 0, 0, [[64], [64]], static(model, 8))
+    (pi, pf, po), c, h = peephole[0], F32(0), 0
+    for _ in range(2):
+        z = F32(6400) * F32(2.0**-14) + F32(-50 * h) * F32(2.0**-14)
+        i, f = reference.sigmoid_float(z + pi * c), reference.sigmoid_float(z + pf * c)
+        c = f * c + i * reference.tanh_float(z)
+        m = reference.sigmoid_float(z + po * c) * reference.tanh_float(c)
+        h = round(float(m) * 128)
+    assert result.cell[1].tolist() == [c] and result.hidden[1].tolist() == [h]
+
+
+def test_multiplier_of_a_negative_weight():
+    assert reference.signed_multiplier(F32(-0.75)) == (-24576, 15)
+    # -1.5 and 1.5 both round upward.
+    assert [reference.scaled(v, *reference.signed_multiplier(F32(-0.75))) for v in (2, -2)] == [-1, 2]
+
+
 def test_low_bias_counts_at_low_precision_alone():
     for profile in ("float32", "fixed"):
         plain, shifted = one_element(profile), one_element(profile, low_bias=np.ones((1, 4), F32))

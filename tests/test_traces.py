@@ -44,6 +44,7 @@ def same(a, b):
     [
         {},
         {"directions": 1, "projection": 3},
+        {"peepholes": True, "projection": 3},
         {"projection": 3},
         {"embedding": 7, "layers": 1},
         {"high": 7, "low": 3},
@@ -67,7 +68,7 @@ def test_model_without_head(tmp_path):
 
 
 def test_model_digest_sees_every_number():
-    model = samples.model(projection=3, embedding=4)
+    model = samples.model(seed=1, projection=3, embedding=4, peepholes=True)
     seen = {model.digest()}
     for name in [f.name for f in dataclasses.fields(traces.Layer)][5:]:
         array = np.array(getattr(model.layers[1], name))
@@ -84,7 +85,7 @@ def test_model_digest_sees_every_number():
         seen.add(dataclasses.replace(model, **{name: value}).digest())
     seen.add(dataclasses.replace(model, head=dataclasses.replace(model.head, scope="step")).digest())
     seen.add(dataclasses.replace(model, embedding=model.embedding + 1).digest())
-    assert len(seen) == 1 + 17 + 5 + 2
+    assert len(seen) == 1 + 18 + 5 + 2
     assert dataclasses.replace(model, licence="other", calibration={}).digest() == model.digest()
 
 
@@ -145,7 +146,7 @@ def test_data_is_of_the_lowest_version_that_holds_it(tmp_path, scope):
         with h5py.File(tmp_path / "d.h5") as file:
             assert file.attrs["version"] == (2 if new or content.groups is not None else 1)
         same(content, traces.Data.read(tmp_path / "d.h5"))
-    assert schema.VERSIONS == {"model": 1, "data": 2, "trace": 1, "estimate": 1}
+    assert schema.VERSIONS == {"model": 2, "data": 2, "trace": 2, "estimate": 1}
 
 
 def test_data_digest_sees_labels_and_groups():
@@ -220,6 +221,28 @@ def test_trace_round_trip(tmp_path, profile):
         assert trace.low_share == low / cells
         first = [content["low"] for (number, _), content in written.items() if number == 0]
         assert trace.layers[0].low_share == np.mean(first)
+
+
+def test_trace_with_peepholes_needs_version_2(tmp_path):
+    plain, marked = tmp_path / "plain.h5", tmp_path / "marked.h5"
+    samples.trace(plain, record=())
+    samples.trace(marked, layers=[samples.SIZES[0], *((*size, True) for size in samples.SIZES[1:])], record=())
+    versions = []
+    for path in (plain, marked):
+        with h5py.File(path) as file:
+            versions.append(int(file.attrs["version"]))
+    assert versions == [1, 2]
+    with traces.open(plain) as first, traces.open(marked) as second:
+        assert not any(layer.peepholes for layer in first.layers)
+        assert [layer.peepholes for layer in second.layers] == [False] + [True] * (len(samples.SIZES) - 1)
+        assert first.digest() != second.digest()
+
+
+def test_model_with_peepholes_needs_version_2(tmp_path):
+    for peepholes in (False, True):
+        samples.model(peepholes=peepholes).write(tmp_path / "m.h5")
+        with h5py.File(tmp_path / "m.h5") as file:
+            assert int(file.attrs["version"]) == 1 + peepholes
 
 
 def test_trace_needs_no_states_and_its_digest_ignores_them(tmp_path):

@@ -119,7 +119,7 @@ def test_another_kind():
 
 
 def test_format_and_version(edit):
-    assert "versions 1 to 1" in refused(edit("model", attribute("version", 2)), "version 2 of fxp-lstm/model")
+    assert "versions 1 to 2" in refused(edit("model", attribute("version", 3)), "version 3 of fxp-lstm/model")
     refused(edit("model", attribute("version", 0)), "version 0")
     refused(edit("model", attribute("format", "other")), "format 'other'; known are fxp-lstm/model")
     refused(edit("model", lambda file: file.attrs.__delitem__("format")), "no format and version")
@@ -174,6 +174,13 @@ MODEL = [
 @pytest.mark.parametrize(("action", "match"), MODEL, ids=[match for _, match in MODEL])
 def test_bad_model(edit, action, match):
     refused(edit("model", action), match)
+
+
+def test_peephole_values(edit):
+    where = "layers/0/peephole"
+    refused(edit("peepholes", poke(where, (0, 3), float("nan"))), "peephole.*must be finite")
+    refused(edit("peepholes", poke(where, (0, 3), -(2.0**41))), "peephole.*at most 2")
+    refused(edit("peepholes", attribute("version", 1)), "version 1 but content of version 2")
 
 
 def test_projection_values(edit):

@@ -7,7 +7,7 @@ import numpy as np
 import traces
 
 
-def layer(rng, inputs, hidden, directions=1, projection=0, high=8, low=4, x_scale=None):
+def layer(rng, inputs, hidden, directions=1, projection=0, high=8, low=4, x_scale=None, peepholes=False):
     """A valid layer with random weights."""
     outputs = projection or hidden
     top, shift = 2 ** (high - 1) - 1, high - low
@@ -35,17 +35,20 @@ def layer(rng, inputs, hidden, directions=1, projection=0, high=8, low=4, x_scal
         wp_index=indices(outputs, hidden) if projection else None,
         wp_scale=abs(floats(outputs)) if projection else None,
         m_scale=np.float32(2.0 ** -(high - 1)) if projection else None,
+        peephole=floats(3 * hidden) if peepholes else None,
     )  # fmt: skip
 
 
-def model(seed=0, high=8, low=4, directions=2, projection=0, layers=2, inputs=5, hidden=6, embedding=0):
+def model(
+    seed=0, high=8, low=4, directions=2, projection=0, layers=2, inputs=5, hidden=6, embedding=0, peepholes=False
+):
     """A valid model."""
     rng = np.random.default_rng(seed)
-    stack = [layer(rng, inputs, hidden, directions, projection, high, low)]
+    stack = [layer(rng, inputs, hidden, directions, projection, high, low, peepholes=peepholes)]
     while len(stack) < layers:
         below = stack[-1]
         width = below.directions * below.output_size
-        stack.append(layer(rng, width, hidden, directions, projection, high, low, below.h_scale))
+        stack.append(layer(rng, width, hidden, directions, projection, high, low, below.h_scale, peepholes))
     width = directions * stack[-1].output_size
     head = traces.Head(
         rng.standard_normal((3, width)).astype(np.float32),
@@ -100,7 +103,7 @@ def trace(
         path, lengths=lengths, layers=layers, record=record, controller={"name": "Peak", "beta": 0.1}, seed=7,
         profile=profile, model_digest="ab" * 32, package_version="0.1.0",
     ) as writer:  # fmt: skip
-        for number, (_, hidden, outputs, directions, _) in enumerate(layers):
+        for number, (_, hidden, outputs, directions, *_) in enumerate(layers):
             for direction in range(directions):
                 cell = rng.standard_normal((total, hidden)) * 3
                 content = {

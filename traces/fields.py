@@ -26,7 +26,7 @@ class Attribute:
     """A named value of a group.
 
     `type` is "text", "integer", "flag" (0 or 1) or "json" (text that holds one JSON object). `size` names the
-    symbol of the shapes that the value defines.
+    symbol of the shapes that the value defines, `since` the version of the format that introduced it.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Attribute:
     choices: tuple[str, ...] = ()
     range: tuple[int, int] | None = None
     size: str = ""
+    since: int = 1
 
     def accept(self, value: Any, where: str) -> Any:
         """The value in its Python type (str, int, bool, dict); InputError where it does not fit."""
@@ -126,12 +127,14 @@ class Node:
 
 def newest(spec: Group) -> int:
     """The newest version that anything in a schema was introduced with."""
-    return max([array.since for array in spec.arrays] + [newest(child) for child in spec.groups], default=1)
+    parts: list[Attribute | Array] = [*spec.attributes, *spec.arrays]
+    return max([part.since for part in parts] + [newest(child) for child in spec.groups], default=1)
 
 
 def needed(spec: Group, node: Node) -> int:
     """The lowest version that can hold some content."""
     versions = [array.since for array in spec.arrays if array.name in node.arrays]
+    versions += [attribute.since for attribute in spec.attributes if attribute.name in node.attributes]
     for child in spec.groups:
         nodes = node.lists.get(child.name, []) if child.repeated else [node.groups.get(child.name)]
         versions += [needed(child, inner) for inner in nodes if inner is not None]

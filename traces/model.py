@@ -22,7 +22,7 @@ class Layer:
 
     D directions, N inputs, H cell-state elements, R outputs (H, or the size of the projection). Rows are in
     gate order i, f, g, o. `bias` is the sum of PyTorch's two biases. `wp_*` and `m_scale` belong to projected
-    layers.
+    layers; `peephole` [D, 3H] is in gate order i, f, o.
     """
 
     input_size: int
@@ -47,6 +47,7 @@ class Layer:
     wp_index: np.ndarray | None = None
     wp_scale: np.ndarray | None = None
     m_scale: np.float32 | None = None
+    peephole: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,6 +75,8 @@ _LAYER = Group(
         Array("wp_index", _SIGN, ("D", "R", "H"), "index of the projection", optional=True, unit="wp_scale"),
         Array("wp_scale", _FLOAT, ("D", "R"), "step of each row of wp_index", optional=True),
         Array("m_scale", _FLOAT, (), "step of h before its projection", optional=True),
+        Array("peephole", _FLOAT, ("D", "3H"), "weights by which the cell state acts on the gates i, f, o: row "
+              "part * H + k", optional=True, since=2),
     ),
     repeated=True,
 )
@@ -96,7 +98,10 @@ _HEAD = Group(
 _TRACE_LAYER = Group(
     "layers",
     "What one layer did. Rows are time positions in the input, for the backward direction too.",
-    attributes=_SIZES,
+    attributes=(
+        *_SIZES,
+        Attribute("peepholes", "flag", "1 if the cell state acts on the gates; 0 if absent", optional=True, since=2),
+    ),
     arrays=(
         Array("plan", _BYTE, ("D", "T", "H/8"), "element k is bit k % 8, from the least significant, of byte "
               "k // 8; 1 is low precision, spare bits are 0"),
@@ -304,6 +309,7 @@ def _section(group: Group, where: str) -> list[str]:
             notes.append("{} to {}".format(*attribute.range))
         if attribute.optional:
             notes.append("optional")
+        notes += [f"from version {attribute.since} on"] * (attribute.since > 1)
         lines.append(f"| `{where}{attribute.name}` | {attribute.type} | {'; '.join(notes)} |")
     if group.arrays:
         lines += ["", "| data set | type | shape | content |", "|---|---|---|---|"]

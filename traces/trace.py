@@ -23,7 +23,7 @@ class TraceLayer:
     Attributes
     ----------
     input_size, hidden_size, output_size, directions : int
-    projected : bool
+    projected, peepholes : bool
     low_count : int64 [D, S]
         Low element-steps of each sequence.
     overflow_count : int64 [D, S]
@@ -37,6 +37,7 @@ class TraceLayer:
         self.output_size: int = about["output_size"]
         self.directions: int = about["directions"]
         self.projected: bool = about["projected"]
+        self.peepholes: bool = about.get("peepholes", False)
         self._trace = trace
         self._arrays: dict[str, h5py.Dataset] = node.arrays
         self.low_count: np.ndarray = node.arrays["low_count"][()]
@@ -184,6 +185,8 @@ class Trace(Ragged):
         for layer in self.layers:
             for name in ("input_size", "hidden_size", "output_size", "directions", "projected"):
                 digest.text(name, getattr(layer, name))
+            if layer.peepholes:
+                digest.text("peepholes", True)
             width = -(-layer.hidden_size // 8)
             step = max(1, _BLOCK // width)
             for direction in range(layer.directions):

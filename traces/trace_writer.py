@@ -69,8 +69,9 @@ class TraceWriter:
     path : path
     lengths : int [S]
         Steps of each sequence.
-    layers : list of (N, H, R, D, projected)
-        Sizes of each layer: inputs, cell-state elements, outputs, directions, whether h is projected.
+    layers : list of (N, H, R, D, projected) or (N, H, R, D, projected, peepholes)
+        Sizes of each layer: inputs, cell-state elements, outputs, directions, whether h is projected and whether the
+        cell state acts on the gates (default: it does not).
     ids : int [S], optional
         Distinct identities; 0 to S - 1 by default.
     record : collection of {"plan", "cell", "hidden", "accumulators"}
@@ -94,7 +95,7 @@ class TraceWriter:
         path: store.Pathlike,
         *,
         lengths: Any,
-        layers: Sequence[tuple[int, int, int, int, bool]],
+        layers: Sequence[tuple[int, int, int, int, bool] | tuple[int, int, int, int, bool, bool]],
         ids: Any = None,
         record: Collection[str] = (),
         controller: Mapping[str, Any],
@@ -116,9 +117,11 @@ class TraceWriter:
         sequences, self._total = len(self._offsets) - 1, int(self._offsets[-1])
         self._shapes: list[dict[str, tuple[int, ...]]] = []
         self._nodes: list[Node] = []
-        for inputs, hidden, outputs, directions, projected in layers:
-            sizes = (("input_size", inputs), ("hidden_size", hidden), ("output_size", outputs),
-                     ("directions", directions), ("projected", projected))  # fmt: skip
+        for inputs, hidden, outputs, directions, projected, *peepholes in layers:
+            sizes = [("input_size", inputs), ("hidden_size", hidden), ("output_size", outputs),
+                     ("directions", directions), ("projected", projected)]  # fmt: skip
+            # An absent flag keeps the file readable by versions that know of none.
+            sizes += [("peepholes", True)] if any(peepholes) else []
             self._shapes.append({
                 "plan": (directions, self._total, -(-hidden // 8)),
                 "cell": (directions, self._total, hidden),

@@ -157,6 +157,7 @@ def describe_model(model: Any, path: Path) -> dict[str, Any]:
                 "output_size": layer.output_size,
                 "directions": layer.directions,
                 "projected": layer.projected,
+                "peepholes": layer.peephole is not None,
                 "x_scale": float(layer.x_scale),
                 "h_scale": float(layer.h_scale),
                 "offset_bits_set": float(

@@ -34,6 +34,7 @@ class FloatUnit(NamedTuple):
     bias: np.ndarray  # [2, 4, H]
     output: np.ndarray  # [2]: step of h (unprojected, where there is a projection), step of the projected h
     projection: np.ndarray  # [R]
+    peephole: np.ndarray  # [3, H] of i, f, o; [0, H] without peepholes
 
 
 class FixedUnit(NamedTuple):
@@ -44,6 +45,7 @@ class FixedUnit(NamedTuple):
     bias: np.ndarray  # [2, 4, H] int64
     output: np.ndarray  # [2]: of the first quantisation of h
     projection: np.ndarray  # [R, 2]
+    peephole: np.ndarray  # [3, H, 2] of i, f, o; [0, H, 2] without peepholes
     table: np.ndarray  # [1025] int16
 
 
@@ -152,14 +154,20 @@ def pack(low, row, counts):
 @helper
 def unit_float(constants, low, ax, ah, c, m):
     """Cell state and unprojected output (before quantisation) of all elements."""
+    peepholes = constants.peephole.shape[0] > 0
     for k in range(low.size):
         p = 1 if low[k] else 0
         zi = (np.float32(ax[0, k]) * constants.x_scale[p, 0, k] + np.float32(ah[0, k]) * constants.h_scale[p, 0, k]) + constants.bias[p, 0, k]
         zf = (np.float32(ax[1, k]) * constants.x_scale[p, 1, k] + np.float32(ah[1, k]) * constants.h_scale[p, 1, k]) + constants.bias[p, 1, k]
         zg = (np.float32(ax[2, k]) * constants.x_scale[p, 2, k] + np.float32(ah[2, k]) * constants.h_scale[p, 2, k]) + constants.bias[p, 2, k]
         zo = (np.float32(ax[3, k]) * constants.x_scale[p, 3, k] + np.float32(ah[3, k]) * constants.h_scale[p, 3, k]) + constants.bias[p, 3, k]
+        if peepholes:
+            zi = zi + constants.peephole[0, k] * c[k]
+            zf = zf + constants.peephole[1, k] * c[k]
         state = unit.sigmoid(zf) * c[k] + unit.sigmoid(zi) * unit.tanh(zg)
         c[k] = state
+        if peepholes:
+            zo = zo + constants.peephole[2, k] * state
         m[k] = unit.sigmoid(zo) * unit.tanh(state)
 
 
@@ -171,16 +179,30 @@ def preactivation_fixed(constants, p, gate, k, ax, ah):
 
 
 @helper
+def peephole_fixed(z, c, pair):
+    return unit.saturate16(z + unit.scaled(c, pair[0], pair[1]))
+
+
+@helper
 def unit_fixed(constants, low, ax, ah, c, m):
     table = constants.table
+    peepholes = constants.peephole.shape[0] > 0
     for k in range(low.size):
         p = 1 if low[k] else 0
-        i = unit.sigmoid_fixed(table, preactivation_fixed(constants, p, 0, k, ax, ah))
-        f = unit.sigmoid_fixed(table, preactivation_fixed(constants, p, 1, k, ax, ah))
+        zi = preactivation_fixed(constants, p, 0, k, ax, ah)
+        zf = preactivation_fixed(constants, p, 1, k, ax, ah)
+        zo = preactivation_fixed(constants, p, 3, k, ax, ah)
+        before = np.int64(c[k])
+        if peepholes:
+            zi = peephole_fixed(zi, before, constants.peephole[0, k])
+            zf = peephole_fixed(zf, before, constants.peephole[1, k])
+        i, f = unit.sigmoid_fixed(table, zi), unit.sigmoid_fixed(table, zf)
         g = unit.tanh_fixed(table, preactivation_fixed(constants, p, 2, k, ax, ah))
-        o = unit.sigmoid_fixed(table, preactivation_fixed(constants, p, 3, k, ax, ah))
-        state = unit.cell_fixed(f, np.int64(c[k]), i, g)
+        state = unit.cell_fixed(f, before, i, g)
         c[k] = np.int16(state)
+        if peepholes:
+            zo = peephole_fixed(zo, state, constants.peephole[2, k])
+        o = unit.sigmoid_fixed(table, zo)
         m[k] = np.int16((o * unit.tanh_fixed(table, state) + 16384) >> 15)
 
 

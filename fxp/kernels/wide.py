@@ -26,6 +26,7 @@ class Constants(NamedTuple):
     h_scale: int
     bias: int  # float32 or int32 [2, 4, H]
     projection: int  # float32 or float64 [R]
+    peephole: int  # float32 or float64 [3, H] of i, f, o; 0: no peepholes
     table: int  # int16 [1025], `fixed` only
     first: float  # step of the first quantisation of h (`fixed`: its multiplier), and of the one after a projection
     second: float
@@ -96,6 +97,12 @@ def columns(s):
     )  # fmt: skip
 
 
+@inlined
+def peephole(place, z, c):
+    """z with the peephole of a cell state; place: address of the weights."""
+    return z + load_reals(place) * c
+
+
 @helper
 def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
     """Cell state, and output indices (before a projection), of all elements of a sequence.
@@ -112,17 +119,26 @@ def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
         vector.store_reals(place + row, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
         vector.store_reals(place + 2 * row, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
         vector.store_reals(place + 3 * row, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+    if constants.peephole:
+        for n in range(0, row, 32):
+            place, before = constants.peephole + n, load_reals(c + n)
+            vector.store_reals(z + n, peephole(place, load_reals(z + n), before))
+            vector.store_reals(z + n + row, peephole(place + row, load_reals(z + n + row), before))
     for n in range(0, 2 * row, 32):
         vector.store_reals(z + n, sigmoid(load_reals(z + n)))
     for n in range(2 * row, 3 * row, 32):
         vector.store_reals(z + n, tanh(load_reals(z + n)))
-    for n in range(3 * row, 4 * row, 32):
-        vector.store_reals(z + n, sigmoid(load_reals(z + n)))
+    if not constants.peephole:
+        for n in range(3 * row, 4 * row, 32):
+            vector.store_reals(z + n, sigmoid(load_reals(z + n)))
     for n in range(0, row, 32):
         i, f, g = load_reals(z + n), load_reals(z + n + row), load_reals(z + n + 2 * row)
         state = f * load_reals(c + n) + i * g
         vector.store_reals(c + n, state)
-        output = load_reals(z + n + 3 * row) * tanh(state)
+        o = load_reals(z + n + 3 * row)
+        if constants.peephole:
+            o = sigmoid(peephole(constants.peephole + 2 * row + n, o, state))
+        output = o * tanh(state)
         vector.store_bytes(m + (n >> 2), to_index(output, spread_real(constants.first), top))
 
 
@@ -161,6 +177,14 @@ def preactivation_fixed(constants, low, factors, k, gate, size, x, h):
     b = scaled(vector.last_doubles(x) * (load_doubles(kx + 32) * last))
     a = (a + scaled(vector.first_doubles(h) * (load_doubles(kh) * first))) + vector.first_doubles(bias)
     b = (b + scaled(vector.last_doubles(h) * (load_doubles(kh + 32) * last))) + vector.last_doubles(bias)
+    return vector.join(limited(a, LEAST16, MOST16), limited(b, LEAST16, MOST16))
+
+
+@inlined
+def peephole_fixed(place, z, c):
+    """z with the peephole of a cell state, as words; place: address of the weights."""
+    a = scaled(vector.first_doubles(c) * load_doubles(place)) + vector.first_doubles(z)
+    b = scaled(vector.last_doubles(c) * load_doubles(place + 32)) + vector.last_doubles(z)
     return vector.join(limited(a, LEAST16, MOST16), limited(b, LEAST16, MOST16))
 
 
@@ -219,12 +243,20 @@ def unit_fixed(constants, hidden, size, shift, sums, flags, z, c, m, top):
         vector.store(place + 2 * row, preactivation_fixed(constants, low, factors, k, 2, size, s[2], s[6]))
         vector.store(place + 3 * row, preactivation_fixed(constants, low, factors, k, 3, size, s[3], s[7]))
     for n in range(0, row, 32):
-        i, f = sigmoid_fixed(table, vector.load(z + n)), sigmoid_fixed(table, vector.load(z + n + row))
-        g, o = tanh_fixed(table, vector.load(z + n + 2 * row)), sigmoid_fixed(table, vector.load(z + n + 3 * row))
+        before = vector.load_shorts(c + (n >> 1))
+        zi, zf, zo = vector.load(z + n), vector.load(z + n + row), vector.load(z + n + 3 * row)
+        if constants.peephole:
+            place = constants.peephole + 2 * n
+            zi, zf = peephole_fixed(place, zi, before), peephole_fixed(place + 2 * row, zf, before)
+        i, f = sigmoid_fixed(table, zi), sigmoid_fixed(table, zf)
+        g = tanh_fixed(table, vector.load(z + n + 2 * row))
         new = half_up(mul32(i, g), np.int32(4))
-        state = half_up(add32(mul32(f, vector.load_shorts(c + (n >> 1))), new), np.int32(15))
+        state = half_up(add32(mul32(f, before), new), np.int32(15))
         state = vector.least32(vector.most32(state, spread(np.int32(-32768))), spread(np.int32(32767)))
         vector.store_shorts(c + (n >> 1), state)
+        if constants.peephole:
+            zo = peephole_fixed(constants.peephole + 4 * row + 2 * n, zo, state)
+        o = sigmoid_fixed(table, zo)
         output = half_up(mul32(o, tanh_fixed(table, state)), np.int32(15))
         vector.store_bytes(m + (n >> 2), to_index_fixed(output, scale, scale, top))
 

@@ -14,11 +14,13 @@ if __name__ == "__main__":
 
     samples.model(layers=1, inputs=3, hidden=4, embedding=5).write(FOLDER / "model.h5")
     samples.model(layers=1, inputs=3, hidden=4, projection=2, directions=1).write(FOLDER / "projected.h5")
+    samples.model(layers=1, inputs=3, hidden=4, directions=1, peepholes=True).write(FOLDER / "peepholes.h5")
     samples.data().write(FOLDER / "data.h5")
     samples.data(features=0, scope="last").write(FOLDER / "tokens.h5")
     samples.data(scope="targets").write(FOLDER / "targets.h5")
     samples.data(features=0, scope="sequence").write(FOLDER / "sequences.h5")
     samples.trace(FOLDER / "trace.h5", layers=samples.SIZES[1:])
+    samples.trace(FOLDER / "trace_peepholes.h5", layers=[(*size, True) for size in samples.SIZES[1:]])
     samples.estimate().write(FOLDER / "estimate.h5")
     digests = {}
     for path in sorted(FOLDER.glob("*.h5")):
