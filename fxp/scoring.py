@@ -23,13 +23,11 @@ GROUP = 32  # sequences that the float network holds in memory at once
 class Loss:
     """How much worse than a baseline, in the metric's unit and positive if worse.
 
-    `upper` is the upper end of the one-sided 95 % interval, `half_width` half the width of the two-sided one; both
-    None for fewer than two sequences (or groups).
+    `upper` is the upper end of the one-sided 95 % interval; None for fewer than two sequences (or groups).
     """
 
     value: float
     upper: float | None
-    half_width: float | None
 
 
 class Scorer:
@@ -237,17 +235,13 @@ class Scorer:
         """The difference from a baseline, turned so that positive is worse."""
         sign = -1 if self.metric.higher_is_better else 1
         value = sign * (self.value(totals) - self.value(baseline))
-        both = self.interval(totals, baseline)
-        if both is None:
-            return Loss(value, None, None)
         if self._statistic:
             differences = self._bootstrap(totals, baseline)
-            assert differences is not None
-            upper = float(np.quantile(sign * differences, intervals.LEVEL))
-        else:
-            error = intervals.standard_error(totals, baseline, self.weights)
-            upper = value + intervals.student_quantile(intervals.LEVEL, len(totals) - 1) * error
-        return Loss(value, upper, (both[1] - both[0]) / 2)
+            return Loss(value, None if differences is None else float(np.quantile(sign * differences, intervals.LEVEL)))
+        if len(totals) < 2:
+            return Loss(value, None)
+        error = intervals.standard_error(totals, baseline, self.weights)
+        return Loss(value, value + intervals.student_quantile(intervals.LEVEL, len(totals) - 1) * error)
 
 
 class Sheet:

@@ -9,6 +9,8 @@ function: `vocabulary`, `split`, `train`, `settle`, `evaluate`, `export`. From t
     python -m bench.networks.kjv settle kjv.pt                 # writes kjv-settled.pt
     python -m bench.networks.kjv export kjv-settled.pt
 
+A larger one, which is not bundled: `train kjv-512.pt --hidden 512`, `export kjv-512.pt --output kjv-512`.
+
 Training takes about a quarter of an hour on one core, settling five minutes more. The same torch build on the same
 kind of processor gives the same weights; another build or processor rounds its sums otherwise and ends close by.
 """
@@ -180,16 +182,16 @@ def calibration_sequences(parts: Split) -> list[np.ndarray]:
     return sequences(parts.calibration, SHORT, CALIBRATION_COUNT)
 
 
-def build(symbols: int) -> Any:
+def build(symbols: int, hidden: int = HIDDEN) -> Any:
     """Return the untrained network as a `torch.nn.ModuleDict` of `embedding`, `lstm` and `head`."""
     import torch
 
     torch.manual_seed(SEED)
     embedding = torch.nn.Embedding(symbols, EMBEDDING)
-    lstm: Any = torch.nn.LSTM(EMBEDDING, HIDDEN, batch_first=True)
-    head = torch.nn.Linear(HIDDEN, symbols)
+    lstm: Any = torch.nn.LSTM(EMBEDDING, hidden, batch_first=True)
+    head = torch.nn.Linear(hidden, symbols)
     # A forget gate that starts open lets gradients reach far back (Jozefowicz et al., ICML 2015).
-    torch.nn.init.ones_(lstm.bias_ih_l0[HIDDEN : 2 * HIDDEN])
+    torch.nn.init.ones_(lstm.bias_ih_l0[hidden : 2 * hidden])
     return torch.nn.ModuleDict({"embedding": embedding, "lstm": lstm, "head": head})
 
 
@@ -218,7 +220,7 @@ class _Streams:
         return rows, going_on
 
 
-def train(parts: Split, symbols: str, iterations: int = ITERATIONS) -> Any:
+def train(parts: Split, symbols: str, iterations: int = ITERATIONS, hidden: int = HIDDEN) -> Any:
     """Train the network for a fixed number of iterations; nothing is chosen by the held-out text.
 
     Truncated back-propagation through windows of 128 characters, the state carried from window to window
@@ -232,6 +234,8 @@ def train(parts: Split, symbols: str, iterations: int = ITERATIONS) -> Any:
         The vocabulary.
     iterations : int
         Updates; the learning rate rises over the first 100 and falls along a cosine to zero.
+    hidden : int
+        Elements of the cell state.
 
     Returns
     -------
@@ -240,7 +244,7 @@ def train(parts: Split, symbols: str, iterations: int = ITERATIONS) -> Any:
     import torch
 
     torch.set_num_threads(1)
-    network = build(len(symbols))
+    network = build(len(symbols), hidden)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     streams = _Streams(parts.train, SEED)
 
@@ -298,7 +302,7 @@ def _descend(network: Any, optimiser: Any, streams: _Streams, iterations: int, p
     """Descend on windows of text; `run` gives the LSTM's outputs, its state and what is added to the loss."""
     import torch
 
-    hidden = cell = torch.zeros(1, STREAMS, HIDDEN)
+    hidden = cell = torch.zeros(1, STREAMS, network["lstm"].hidden_size)
     begun, total = time.monotonic(), 0.0
     for step in range(iterations):
         rate = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1.0 + math.cos(math.pi * step / iterations))
@@ -359,12 +363,12 @@ def load_checkpoint(path: Path) -> tuple[Any, str]:
     import torch
 
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    network = build(len(stored["symbols"]))
+    network = build(len(stored["symbols"]), stored["state_dict"]["lstm.weight_hh_l0"].shape[1])
     network.load_state_dict(stored["state_dict"])
     return network.eval(), stored["symbols"]
 
 
-def export(network: Any, parts: Split, folder: Path = BUNDLE) -> None:
+def export(network: Any, parts: Split, name: str, folder: Path = BUNDLE) -> None:
     """Write the quantised network and its data as files of the project.
 
     `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the
@@ -372,18 +376,18 @@ def export(network: Any, parts: Split, folder: Path = BUNDLE) -> None:
     """
     import traces
 
-    export_model(network, parts, folder, "kjv, character language model 1x256")
+    export_model(network, parts, folder, name)
     short, long = held_out_sequences(parts)
     calibration = calibration_sequences(parts)
-    for name, pieces in (("data", short), ("long", long), ("calibration", calibration)):
+    for part, pieces in (("data", short), ("long", long), ("calibration", calibration)):
         traces.Data.of(
             [piece[:-1] for piece in pieces],
             [piece[1:] for piece in pieces],
-            name=f"kjv {name}",
+            name=f"kjv {part}",
             metric=METRIC,
             origin=ORIGIN,
             licence=LICENCE,
-        ).write(folder / f"{name}.h5")
+        ).write(folder / f"{part}.h5")
 
 
 def export_model(network: Any, parts: Split, folder: Path, name: str) -> None:
@@ -423,23 +427,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("stage", choices=("train", "settle", "evaluate", "export"))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="of `train`")
+    parser.add_argument("--output", type=Path, help="folder of `export`; by default that of the bundled network")
     chosen = parser.parse_args(arguments)
 
     text = read()
     symbols = vocabulary(text)
     parts = split(encode(text, symbols))
     if chosen.stage == "train":
-        save_checkpoint(train(parts, symbols, chosen.iterations), symbols, chosen.checkpoint)
+        save_checkpoint(train(parts, symbols, chosen.iterations, chosen.hidden), symbols, chosen.checkpoint)
     network, stored = load_checkpoint(chosen.checkpoint)
     if stored != symbols:
         parser.error(f"{chosen.checkpoint} was trained on other symbols than {TEXT.name}; train it anew")
     settled = chosen.checkpoint.with_name(f"{chosen.checkpoint.stem}{SETTLED}{chosen.checkpoint.suffix}")
     if chosen.stage == "settle":
         save_checkpoint(settle(network, parts), symbols, settled)
+    name = f"kjv, character language model 1x{network['lstm'].hidden_size}"
     if chosen.stage == "export" and chosen.checkpoint.stem.endswith(SETTLED):
-        export_model(network, parts, BUNDLE.with_name(BUNDLE.name + SETTLED), "kjv, settled")
+        export_model(network, parts, chosen.output or BUNDLE.with_name(BUNDLE.name + SETTLED), "kjv, settled")
     elif chosen.stage == "export":
-        export(network, parts)
+        export(network, parts, name, chosen.output or BUNDLE)
     else:
         _print_evaluation(network, parts)
 

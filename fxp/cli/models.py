@@ -42,7 +42,7 @@ def export(
     head_scope: Annotated[
         str, typer.Option(help="What the head reads: each step, or the last step of a sequence.")
     ] = "step",
-    metric: Annotated[str | None, typer.Option(help="bits_per_character, cross_entropy or accuracy.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Built-in metric, such as bits_per_character.")] = None,
     high: High = 8,
     low: Low = 4,
     profile: Profile = "float32",
@@ -173,6 +173,8 @@ def describe_model(model: Any, path: Path) -> dict[str, Any]:
 
 
 def _describe_data(data: Any, path: Path) -> dict[str, Any]:
+    from fxp import metrics
+
     lengths = data.lengths
     return {
         "file": str(path),
@@ -185,6 +187,8 @@ def _describe_data(data: Any, path: Path) -> dict[str, Any]:
         "longest": int(lengths.max()),
         "inputs": "tokens" if data.tokens else f"{data.features} features",
         "labels": data.scope,
+        "label_kind": metrics.kind_of(data),
+        "groups": None if data.groups is None else len(set(data.groups.tolist())),
         "metric": data.metric,
         "origin": data.origin,
         "licence": data.licence,
