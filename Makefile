@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py $(wildcard accel/*.pyx accel/*.pxd)
 # The pin is the build whose bits of the export tests were recorded; on Linux it is large only with CUDA.
 TORCH  ?= torch==2.13.0
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test fuzz lint docs bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/fxp demo --output demo-out
@@ -18,6 +18,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist worksteal -q
+
+# Damaged and hostile inputs of every kind of file, in processes of their own.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz.py --count 2000
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 import traces
 from traces import InputError
 from traces.data import Data, Sequences, targets_of, whole_numbers
+from traces.store import MEMORY, MEMORY_RATIO
+
+ARRAYS = ("values", "offsets", "labels", "label_offsets", "groups")
 
 
 def read(path: str | os.PathLike[str]) -> Sequences:
@@ -34,20 +40,63 @@ def read(path: str | os.PathLike[str]) -> Sequences:
     if suffix not in (".npy", ".npz"):
         return traces.open(path, kind="data")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"values": loaded} if suffix == ".npy" else {name: loaded[name] for name in loaded.files}
+        arrays = _archive(path) if suffix == ".npz" else {"values": _array(path)}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
         raise InputError(
             f"{path}: not a readable NumPy file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from None
-    if "values" not in arrays:
-        raise InputError(f"{path}: no array `values` (found {', '.join(arrays) or 'none'})")
     try:
         return _data(arrays, Path(path).stem)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _array(path: str | os.PathLike[str]) -> np.ndarray:
+    with open(path, "rb") as file:
+        _check_header(file, os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of an archive that a data file has names for; nothing is unpacked to a disk."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        room = max(MEMORY, MEMORY_RATIO * os.path.getsize(path))
+        for name in ARRAYS:
+            if f"{name}.npy" not in archive.namelist():
+                continue
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # The others are unpacked without a bound on memory.
+                raise ValueError(f"compression {member.compress_type} of {name}; only deflate is read")
+            room -= member.file_size
+            if room < 0:
+                raise ValueError(
+                    f"unpacks to over {MEMORY_RATIO} times its size: write a data file with traces.DataWriter"
+                )
+            with archive.open(member) as file:
+                _check_header(file, member.file_size)
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+        if "values" not in arrays:
+            raise ValueError(f"no array `values` (found {', '.join(archive.namelist()[:9]) or 'none'})")
+    return arrays
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """ValueError unless the array that a header announces lies in a file of `size` bytes, and is no object."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format; 1.0 and 2.0 are read")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, which are not loaded")
+    if any(extent < 0 for extent in shape) or math.prod(shape) * dtype.itemsize > size - file.tell():
+        raise ValueError(f"announces {dtype} {list(shape)}, more than the file holds")
 
 
 def _data(arrays: dict[str, np.ndarray], name: str) -> Data:

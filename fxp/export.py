@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from fxp.network import Network
 from fxp.quantise import FloatLayer, build, embed
 from traces import InputError
 from traces.data import Sequences
+from traces.store import MEMORY
 
+CHECKPOINT_RATIO = 8  # most bytes that a checkpoint may take as float32 for each that it has
 _KEY = re.compile(r"(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(?P<layer>\d+)(?P<backward>_reverse)?)?$")
 
 
@@ -74,7 +77,8 @@ def _iterable(data: Any, what: str) -> Iterable[Any]:
     return data
 
 
-def _torch() -> Any:
+def torch_module() -> Any:
+    """PyTorch; InputError where it is not installed."""
     try:
         import torch
     except ImportError:
@@ -198,7 +202,7 @@ def from_torch(
     InputError
         NaN or infinite weights, shapes that do not fit, an unsupported module.
     """
-    torch = _torch()
+    torch = torch_module()
     if not isinstance(module, (torch.nn.LSTM, torch.nn.LSTMCell)):
         raise InputError(f"{type(module).__name__} is not a torch.nn.LSTM or torch.nn.LSTMCell")
     return from_state_dict(
@@ -258,8 +262,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError
         The file is missing, damaged, or holds anything but a flat dict of tensors.
     """
-    torch = _torch()
+    torch = torch_module()
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             # What torch remarks about a foreign pickle is said better by the error that follows.
             warnings.simplefilter("ignore")
@@ -275,7 +280,28 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no flat state dict of tensors")
+    _check_tensors(state, max(MEMORY, CHECKPOINT_RATIO * os.path.getsize(path)), path)
     return dict(state)
+
+
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """ValueError for an archive that would grow as it is unpacked; torch packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("the archive is compressed, which torch.save does not do")
+
+
+def _check_tensors(state: Mapping[str, Any], room: int, path: str | os.PathLike[str]) -> None:
+    """Raises InputError for tensors that are more than an array of numbers, or larger than their file can be."""
+    import torch
+
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise InputError(f"{path}: {str(key)[:60]!r} is no plain tensor: it is sparse, quantised or without values")
+        room -= 4 * tensor.numel()
+        if room < 0:
+            raise InputError(f"{path}: {str(key)[:60]!r} is larger than the file can hold")
 
 
 def select(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -454,15 +454,6 @@ def test_surrogates_in_text_are_refused(edit):
     refused(edit("model", action), "damaged|Unicode")
 
 
-def test_fuzz(tmp_path):
-    """Damaged files never end the process, never hang and raise nothing but FormatError."""
-    files = sorted(map(str, GOLDEN.glob("*.h5")))
-    command = [sys.executable, str(ROOT / "tests/traces_fuzz.py"), str(tmp_path / "x.h5"), "3", "100", *files]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 50 * len(files)
-
-
 def writers(path):
     """Every way to write a file, each with a way to fail half-way."""
     yield lambda: samples.model().write(path)

@@ -17,6 +17,8 @@ from traces.errors import InputError, one_line
 _DIMENSION = re.compile(r"(\d*)([A-Z]*)(?:/(\d+))?(?:\+(\d+))?")
 MAX_TEXT = 1 << 26
 """Longest text of an attribute, in characters."""
+MAX_CONTAINERS = 1 << 18
+"""Most lists and objects in the JSON of an attribute; each takes some twenty times its text in memory."""
 MAX_GROUPS = 1024
 """Most numbered groups, that is layers, in a file."""
 
@@ -66,7 +68,8 @@ class Array:
 
     A dimension is a number, a symbol, or a multiple ("4H"), a quotient rounded up ("H/8") or an increment
     ("S+1") of a symbol. A symbol that nothing defined yet takes the size it meets first. `since` is the version of
-    the format that introduced the array.
+    the format that introduced the array. A `streamed` array is read in pieces, as they are asked for; all others are
+    read into memory when a file is opened.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Array:
     optional: bool = False
     unit: str = ""
     since: int = 1
+    streamed: bool = False
 
     def match(self, array: Any, sizes: dict[str, int], where: str) -> None:
         """Compare dtype and shape, adding newly met symbols to `sizes`; InputError where they differ."""
@@ -206,6 +210,8 @@ def dump(value: Mapping[str, Any], where: str) -> str:
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
+        if value.count("[") + value.count("{") > MAX_CONTAINERS:
+            raise InputError(f"{where} holds over {MAX_CONTAINERS} lists and objects")
         try:
             value = json.loads(value, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:

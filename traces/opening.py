@@ -1,8 +1,8 @@
-"""Opening a file of any kind."""
+"""Opening a file of any kind, checked by a child process first if its origin is unknown."""
 
 from typing import Literal, overload
 
-from traces import schema, store
+from traces import child, schema, store
 from traces.data import DataFile
 from traces.errors import InputError
 from traces.estimate import Estimate
@@ -11,16 +11,18 @@ from traces.trace import Trace
 
 
 @overload
-def open(path: store.Pathlike, kind: Literal["model"]) -> Model: ...
+def open(path: store.Pathlike, kind: Literal["model"], *, checked: bool = False) -> Model: ...
 @overload
-def open(path: store.Pathlike, kind: Literal["data"]) -> DataFile: ...
+def open(path: store.Pathlike, kind: Literal["data"], *, checked: bool = False) -> DataFile: ...
 @overload
-def open(path: store.Pathlike, kind: Literal["estimate"]) -> Estimate: ...
+def open(path: store.Pathlike, kind: Literal["estimate"], *, checked: bool = False) -> Estimate: ...
 @overload
-def open(path: store.Pathlike, kind: Literal["trace"]) -> Trace: ...
+def open(path: store.Pathlike, kind: Literal["trace"], *, checked: bool = False) -> Trace: ...
 @overload
-def open(path: store.Pathlike) -> Trace | DataFile | Model | Estimate: ...
-def open(path: store.Pathlike, kind: str | None = None) -> Trace | DataFile | Model | Estimate:
+def open(path: store.Pathlike, *, checked: bool = False) -> Trace | DataFile | Model | Estimate: ...
+def open(
+    path: store.Pathlike, kind: str | None = None, *, checked: bool = False
+) -> Trace | DataFile | Model | Estimate:
     """Open a file of any kind.
 
     Traces and data are returned open, to be read as they are asked for: use them in a `with` block. Models
@@ -31,6 +33,9 @@ def open(path: store.Pathlike, kind: str | None = None) -> Trace | DataFile | Mo
     path : path
     kind : {"model", "data", "trace", "estimate"}, optional
         The kind that is needed; any by default.
+    checked : bool
+        Whether a child process with limits reads the file first: the HDF5 library can crash, or loop without
+        end, on a damaged file. For files that you did not write (docs/security.md).
 
     Raises
     ------
@@ -41,6 +46,8 @@ def open(path: store.Pathlike, kind: str | None = None) -> Trace | DataFile | Mo
     """
     if kind not in (None, *schema.SCHEMAS):
         raise InputError(f"kind is {kind!r}; it must be one of {', '.join(schema.SCHEMAS)}")
+    if checked:
+        child.Check(path).wait()
     if kind is None:
         with store.open_file(path) as file, store.reading(path):
             kind = schema.kind_of(file)

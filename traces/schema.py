@@ -8,7 +8,19 @@ import h5py
 
 from traces import store
 from traces.errors import InputError
-from traces.fields import MAX_GROUPS, MAX_TEXT, Array, Attribute, Group, Node, conform, name_of, needed, newest
+from traces.fields import (
+    MAX_CONTAINERS,
+    MAX_GROUPS,
+    MAX_TEXT,
+    Array,
+    Attribute,
+    Group,
+    Node,
+    conform,
+    name_of,
+    needed,
+    newest,
+)  # fmt: skip
 from traces.store import Pathlike, load, read_attribute
 
 PREFIX = "fxp-lstm/"
@@ -104,13 +116,14 @@ _TRACE_LAYER = Group(
     ),
     arrays=(
         Array("plan", _BYTE, ("D", "T", "H/8"), "element k is bit k % 8, from the least significant, of byte "
-              "k // 8; 1 is low precision, spare bits are 0"),
+              "k // 8; 1 is low precision, spare bits are 0", streamed=True),
         Array("low_count", _LONG, ("D", "S"), "low element-steps of each sequence", unit="element-steps"),
         Array("overflow_count", _LONG, ("D", "S"), "sums outside the accumulator", unit="sums"),
         Array("cell", ("<f4", "<i2"), ("D", "T", "H"), "cell state after the step: float32, or int16 with 11 "
-              "fraction bits in the fixed profile", optional=True),
-        Array("hidden", _SIGN, ("D", "T", "R"), "index of h after the step", optional=True),
-        Array("accumulators", _INT, ("D", "T", "2", "4H"), "accumulators: x part, h part", optional=True),
+              "fraction bits in the fixed profile", optional=True, streamed=True),
+        Array("hidden", _SIGN, ("D", "T", "R"), "index of h after the step", optional=True, streamed=True),
+        Array("accumulators", _INT, ("D", "T", "2", "4H"), "accumulators: x part, h part", optional=True,
+              streamed=True),
     ),
     repeated=True,
 )  # fmt: skip
@@ -136,12 +149,14 @@ SCHEMAS = MappingProxyType({
         attributes=(Attribute("name", "text", "name of the data"), _METRIC, *_ORIGIN),
         arrays=(
             *_RAGGED,
-            Array("features", _FLOAT, ("T", "F"), "input of each step", optional=True),
-            Array("tokens", _INT, ("T",), "token of each step, for an embedding", optional=True),
-            Array("step_labels", _INT, ("T",), "label of each step", optional=True),
-            Array("labels", _INT, ("S",), "label of each sequence", optional=True),
-            Array("step_targets", _BYTE, ("T", "C"), "which of C labels each step has: 0 or 1", optional=True, since=2),
-            Array("label_values", _INT, ("Y",), "labels of each sequence, any number of them", optional=True, since=2),
+            Array("features", _FLOAT, ("T", "F"), "input of each step", optional=True, streamed=True),
+            Array("tokens", _INT, ("T",), "token of each step, for an embedding", optional=True, streamed=True),
+            Array("step_labels", _INT, ("T",), "label of each step", optional=True, streamed=True),
+            Array("labels", _INT, ("S",), "label of each sequence", optional=True, streamed=True),
+            Array("step_targets", _BYTE, ("T", "C"), "which of C labels each step has: 0 or 1", optional=True, since=2,
+                  streamed=True),
+            Array("label_values", _INT, ("Y",), "labels of each sequence, any number of them", optional=True, since=2,
+                  streamed=True),
             Array("label_offsets", _LONG, ("S+1",), "first label of each sequence in `label_values`, then their "
                   "number; not decreasing", optional=True, since=2),
             Array("groups", _INT, ("S",), "group of each sequence, such as its speaker", optional=True, since=2),
@@ -283,8 +298,10 @@ Groups and data sets that are not listed here are refused, further attributes ar
 cannot do harm, these are refused too: soft and external links, references, objects, variable-length arrays,
 virtual and external storage, filters other than gzip, shuffle and fletcher32, chunks of over
 {store.MAX_CHUNK >> 20} MiB, text of variable length or over {MAX_TEXT >> 20} MiB, more than {MAX_GROUPS}
-members in a group, and data sets that add up to more than {store.MAX_RATIO} times the size of the file and
-{store.ALLOWANCE >> 20} MiB.
+members in a group, data sets that add up to more than {store.MAX_RATIO} times the size of the file and
+{store.ALLOWANCE >> 20} MiB, and data sets that are read into memory on opening (all but those marked as streamed)
+that add up to more than {store.MEMORY >> 20} MiB and {store.MEMORY_RATIO} times the size of the file. JSON of over
+{MAX_CONTAINERS} lists and objects is refused too.
 """
 
 
@@ -316,6 +333,7 @@ def _section(group: Group, where: str) -> list[str]:
     for array in group.arrays:
         notes = [array.about] + ([f"in {array.unit}"] if array.unit else []) + ["optional"] * array.optional
         notes += [f"from version {array.since} on"] * (array.since > 1)
+        notes += ["streamed"] * array.streamed
         types = " or ".join(name_of(dtype) for dtype in array.dtypes)
         shape = f"[{', '.join(array.shape)}]" if array.shape else "scalar"
         lines.append(f"| `{where}{array.name}` | {types} | {shape} | {'; '.join(notes)} |")

@@ -27,6 +27,10 @@ MAX_RATIO = 1100
 """Most bytes that a file may declare for each byte it has (deflate itself reaches 1032)."""
 ALLOWANCE = 16 << 20
 """Bytes that a file may declare regardless of its size."""
+MEMORY_RATIO = 64
+"""Most bytes that a file may have read into memory on opening for each byte it has, if they exceed `MEMORY`."""
+MEMORY = 256 << 20
+"""Bytes that a file may have read into memory on opening regardless of its size."""
 MAX_CHUNK = 64 << 20
 """Largest chunk, in bytes; the library decompresses a chunk as a whole."""
 CHUNK = 256 << 10
@@ -60,6 +64,22 @@ def named(path: Pathlike) -> str:
     return os.fspath(path)
 
 
+def size_of(path: Pathlike) -> int:
+    """Size, in bytes, of a regular file that may be read; InputError for any other."""
+    name = named(path)
+    try:
+        status = os.stat(name)
+        regular = stat.S_ISREG(status.st_mode)
+        if regular:
+            with open(name, "rb"):
+                pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not regular:
+        raise InputError(f"{name}: is not a regular file")
+    return status.st_size
+
+
 def open_file(path: Pathlike) -> h5py.File:
     """Open an HDF5 file for reading.
 
@@ -70,21 +90,14 @@ def open_file(path: Pathlike) -> h5py.File:
     FormatError
         It is not an HDF5 file, or a truncated one.
     """
-    name = named(path)
-    try:
-        regular = stat.S_ISREG(os.stat(name).st_mode)
-        if regular:
-            with open(name, "rb"):
-                pass
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not regular:
-        raise InputError(f"{name}: is not a regular file")
+    size_of(path)
     with reading(path):
         try:
-            return h5py.File(name, "r", locking="best-effort")
+            return h5py.File(named(path), "r", locking="best-effort")
         except OSError as error:
-            raise FormatError(f"{name}: is not an HDF5 file or is truncated: {one_line(error)}") from error
+            raise FormatError(
+                f"{named(path)}: is not an HDF5 file or is truncated: {one_line(error)}"
+            ) from error
 
 
 def load(spec: Group, group: h5py.Group) -> Node:
@@ -92,10 +105,26 @@ def load(spec: Group, group: h5py.Group) -> Node:
 
     Raises InputError for what the schema does not know and for what a guard refuses.
     """
-    return _load(spec, group, "", [MAX_RATIO * os.path.getsize(group.file.filename) + ALLOWANCE])
+    return _load(spec, group, "", _Budget(os.path.getsize(group.file.filename)))
 
 
-def _load(spec: Group, group: h5py.Group, where: str, budget: list[int]) -> Node:
+class _Budget:
+    """What the data sets of a file of `size` bytes may still declare, in bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._all = MAX_RATIO * size + ALLOWANCE
+        self._memory = max(MEMORY, MEMORY_RATIO * size)
+
+    def spend(self, size: int, streamed: bool, where: str) -> None:
+        """Account for a data set; InputError where that is too much."""
+        self._all -= size
+        if not streamed:
+            self._memory -= size
+        if self._all < 0 or self._memory < 0:
+            raise InputError(f"{where} declares {size} bytes, out of proportion to the size of the file")
+
+
+def _load(spec: Group, group: h5py.Group, where: str, budget: _Budget) -> Node:
     node = Node()
     for attribute in spec.attributes:
         if attribute.name in group.attrs:
@@ -117,7 +146,7 @@ def _load(spec: Group, group: h5py.Group, where: str, budget: list[int]) -> Node
     return node
 
 
-def _numbered(spec: Group, parent: h5py.Group, where: str, budget: list[int]) -> Iterator[Node]:
+def _numbered(spec: Group, parent: h5py.Group, where: str, budget: _Budget) -> Iterator[Node]:
     names = _members(parent, where + "/")
     if set(names) != {str(number) for number in range(len(names))}:
         raise InputError(f"{where} must hold groups named 0 to {len(names) - 1}")
@@ -139,7 +168,7 @@ def _members(group: h5py.Group, where: str) -> list[str]:
     return names
 
 
-def _dataset(dataset: Any, spec: Array, where: str, budget: list[int]) -> h5py.Dataset:
+def _dataset(dataset: Any, spec: Array, where: str, budget: _Budget) -> h5py.Dataset:
     """Pass a data set whose type, layout, filters and size are harmless."""
     if not isinstance(dataset, h5py.Dataset):
         raise InputError(f"{where} must be a data set")
@@ -160,9 +189,7 @@ def _dataset(dataset: Any, spec: Array, where: str, budget: list[int]) -> h5py.D
     if layout.get_layout() == h5py.h5d.CHUNKED and _product(layout.get_chunk()) * itemsize > MAX_CHUNK:
         raise InputError(f"{where} has chunks of over {MAX_CHUNK} bytes")
     size = _product(dataset.shape) * itemsize
-    budget[0] -= size
-    if budget[0] < 0:
-        raise InputError(f"{where} declares {size} bytes, out of proportion to the size of the file")
+    budget.spend(size, spec.streamed, where)
     if size and not dataset.id.get_storage_size():
         raise InputError(f"{where} was never written")
     if not any(kind.equal(h5py.h5t.py_create(np.dtype(dtype))) for dtype in spec.dtypes):

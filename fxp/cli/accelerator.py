@@ -9,6 +9,7 @@ import typer
 
 from fxp.cli import output
 from fxp.cli.models import Json
+from fxp.cli.sources import Sources
 
 
 def register(app: typer.Typer) -> None:
@@ -35,9 +36,11 @@ def estimate(
 
     Example: fxp estimate run.h5 --machine epur-dyn --baseline epur-sip
     """
+    sources = Sources(trace)
     import accel
 
     output.keep(destination, trace)
+    sources.wait()
     result = accel.estimate(trace, machine, baseline=None if baseline == "none" else baseline)
     if destination is not None:
         result.write(destination)

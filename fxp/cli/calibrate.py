@@ -9,6 +9,7 @@ import typer
 
 from fxp.cli import output
 from fxp.cli.models import Json
+from fxp.cli.sources import Sources
 from traces import InputError
 
 
@@ -38,10 +39,12 @@ def calibrate(
 
     The 8-bit path keeps its bits. Example: fxp calibrate lm.h5 train.h5 -o lm-60.h5 --low-share 0.6
     """
+    sources = Sources(model, data)
     from fxp import calibration, datafile, network
 
     output.keep(destination, model, data)
     share, loss = _number("--low-share", low_share), _number("--max-loss", max_loss)
+    sources.wait()
     net = network.load(model)
     with datafile.read(data) as source:
         try:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from fxp.cli.sources import Sources
 from traces import InputError
 
 HELP = (
@@ -50,7 +52,9 @@ def parse(text: str, high: int, low: int, network: Any = None) -> Any:
         if name == "schedule":
             import traces
 
-            return accel.Schedule(traces.open(str(parameters.pop("plan")), kind="trace"), **parameters)
+            plan = Path(str(parameters.pop("plan")))
+            Sources(plan).wait()
+            return accel.Schedule(traces.open(plan, kind="trace"), **parameters)
         if name in ("static-high", "static-low"):
             return accel.Static(high if name == "static-high" else low, **parameters)
         if name == "calibrated" and not parameters:

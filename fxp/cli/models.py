@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import output
+from fxp.cli.sources import Sources
 from traces import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -61,6 +62,10 @@ def export(
 
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
     output.keep(destination, checkpoint, calibration)
+    export.torch_module()
+    sources = [Sources(calibration), Sources(checkpoint, reader="fxp.export:read_checkpoint", needs=["torch"])]
+    for source in sources:
+        source.wait()
     state = export.read_checkpoint(checkpoint)
     with output.naming(checkpoint, calibration), datafile.read(calibration) as data:
         made = export.from_state_dict(
@@ -94,11 +99,13 @@ def quantize(
 
     Example: fxp quantize lm.h5 -o lm-6-3.h5 -c train.h5 --high 6 --low 3 --profile fixed
     """
+    sources = Sources(model, calibration)
     from fxp import datafile, network, quantise
     from fxp.formats import Formats
 
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
     output.keep(destination, calibration)
+    sources.wait()
     source = network.load(model).model
     with output.naming(model, calibration), datafile.read(calibration) as data:
         made = quantise.requantise(source, data, formats, str(calibration))
@@ -116,6 +123,7 @@ def info(
     """
     import traces
 
+    Sources(path).wait()
     opened = traces.open(path)
     try:
         if isinstance(opened, traces.Model):

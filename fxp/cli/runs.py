@@ -9,6 +9,7 @@ import typer
 
 from fxp.cli import controllers, output
 from fxp.cli.models import Json
+from fxp.cli.sources import Sources
 from traces import InputError
 
 Model = Annotated[Path, typer.Argument(help="Model file.")]
@@ -49,6 +50,7 @@ def run(
 
     Example: fxp run lm.h5 held-out.h5 --controller peak --trace run.h5
     """
+    sources = Sources(model, data)
     from fxp import datafile, engines, evaluation, network
     from fxp.run import QUANTITIES
 
@@ -60,6 +62,7 @@ def run(
         raise InputError("--record needs --trace, the file to write to")
     engines.check(engine)
     output.keep(trace, model, data)
+    sources.wait()
     net = network.load(model)
     chosen = controllers.parse(controller, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source:
@@ -125,9 +128,11 @@ def compare(
     Example: fxp compare lm.h5 held-out.h5; with your own metric: fxp compare lm.h5 held-out.h5 --metric
     my_metric.py:Metric
     """
+    sources = Sources(model, data)
     from fxp import calibration, datafile, engines, evaluation, matching, network
 
     engines.check(engine)
+    sources.wait()
     net = network.load(model)
     chosen: list[Any] | None = None
     if controller:

@@ -1,0 +1,189 @@
+"""Damaged and hostile inputs for the command line: it must refuse each with one line, soon, in bounded memory.
+
+    python tests/fuzz.py --count 2000              # every kind
+    python tests/fuzz.py --kind npz --first 17     # one input again, kept as tests/fuzz.py says
+
+Workers are processes of their own. Each calls the program for one input after the other and says what came of it;
+a worker that is late or dead is a finding too, and another goes on after the input that did it.
+"""
+
+import argparse
+import collections
+import contextlib
+import io
+import json
+import os
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+KINDS = ("model", "data", "trace", "estimate", "machine", "npy", "npz", "checkpoint")
+SECONDS = 10  # that an input may take
+MEMORY = 1 << 30  # bytes that an input may add to what the program takes
+FINE = ("accepted", "refused")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def work(kind, seed, first, last, folder):
+    """Run the program on inputs `first` to `last` - 1, and print a line of JSON before and after each."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import fuzz_inputs
+
+    from fxp.cli import _run
+
+    report = os.fdopen(os.dup(1), "w", buffering=1)
+    inputs = fuzz_inputs.Inputs(folder, [kind])
+    os.chdir(folder)
+    known = set(os.listdir(folder))
+    for number in range(first, last):
+        suffix, content = fuzz_inputs.variant(inputs, kind, seed, number)
+        file = folder / f"input{suffix}"
+        file.write_bytes(content)
+        print(json.dumps({"number": number}), file=report)
+        _reset_peak()
+        before, start = _peak(), time.monotonic()
+        commands = inputs.commands[kind]
+        command = [str(file) if word == "FILE" else str(word) for word in commands[number % len(commands)]]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = _run(command)
+            except BaseException as error:
+                code = f"raised {type(error).__name__}"
+        grown, seconds = _peak() - before, time.monotonic() - start
+        file.unlink()
+        (folder / "OUT").unlink(missing_ok=True)
+        stray = sorted(set(os.listdir(folder)) - known)
+        outcome = _judge(code, out.getvalue(), err.getvalue(), str(file), grown, stray)
+        result = {"number": number, "outcome": outcome, "seconds": seconds, "grown": grown, "said": err.getvalue()[:300]}
+        print(json.dumps(result), file=report)
+
+
+def _judge(code, out, err, name, grown, stray):
+    if stray:
+        return f"left {stray}"
+    if grown > MEMORY:
+        return f"took {grown >> 20} MiB"
+    if code == 0:
+        return "accepted" if not err else "spoke while it accepted"
+    if code != 2 or out:
+        return f"exit code {code}"
+    if not err.startswith("fxp: ") or err.count("\n") != 1 or "Traceback" in err or "out of memory" in err:
+        return "refused without a clear line"
+    return "refused" if name in err else "refused without the name of the file"
+
+
+def _peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+
+def _reset_peak():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+class Worker:
+    """A process that works on some inputs of a kind."""
+
+    def __init__(self, kind, seed, first, last):
+        self.folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        command = [sys.executable, __file__, "--work", kind, str(seed), str(first), str(last), str(self.folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, env=environment, preexec_fn=_limit)
+        self.number = first
+        self._lines = b""
+
+    def results(self):
+        """What came of each input, until the worker is done, dead or late."""
+        patience = 120  # to start
+        while True:
+            line = self._line(patience)
+            if line is None:
+                yield {"number": self.number, "outcome": "took too long" if patience == SECONDS else "did not start"}
+                return
+            if not line:
+                code = self._process.wait()
+                if code:
+                    self._errors.seek(0)
+                    said = self._errors.read().decode(errors="replace")[-2000:]
+                    yield {"number": self.number, "outcome": f"ended the program with {code}", "said": said}
+                return
+            result = json.loads(line)
+            self.number, patience = result["number"], SECONDS
+            if "outcome" in result:
+                patience = 60
+                yield result
+
+    def _line(self, patience):
+        deadline = time.monotonic() + patience
+        while b"\n" not in self._lines:
+            ready = select.select([self._process.stdout], [], [], max(0, deadline - time.monotonic()))[0]
+            if not ready:
+                return None
+            piece = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not piece:
+                return b""
+            self._lines += piece
+        line, _, self._lines = self._lines.partition(b"\n")
+        return line
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _limit():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # No single input comes near it, so it only keeps the machine alive.
+    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
+
+
+def fuzz(kind, seed, first, last):
+    """All results of a kind."""
+    while first < last:
+        worker = Worker(kind, seed, first, last)
+        try:
+            yield from worker.results()
+            first = worker.number + 1
+        finally:
+            worker.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Damaged and hostile inputs for the command line.")
+    parser.add_argument("--kind", choices=KINDS, action="append")
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        kind, *numbers, folder = options.work
+        work(kind, *map(int, numbers), Path(folder))
+        return
+    findings = 0
+    for kind in options.kind or KINDS:
+        counts, slowest, largest = collections.Counter(), 0.0, 0
+        for result in fuzz(kind, options.seed, options.first, options.first + options.count):
+            counts[result["outcome"] if result["outcome"] in FINE else "findings"] += 1
+            slowest, largest = max(slowest, result.get("seconds", 0)), max(largest, result.get("grown", 0))
+            if result["outcome"] not in FINE:
+                print(f"{kind} {result['number']}: {result['outcome']}: {result.get('said', '').strip()}", flush=True)
+        findings += counts["findings"]
+        print(f"{kind}: {counts['refused']} refused, {counts['accepted']} accepted, {counts['findings']} findings; "
+              f"slowest {slowest:.2f} s, at most {largest >> 20} MiB more", flush=True)  # fmt: skip
+    sys.exit(findings > 0)
+
+
+if __name__ == "__main__":
+    main()

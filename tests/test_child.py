@@ -1,0 +1,146 @@
+"""The check of a file in a child process: what it lets pass, and what it reports of a child that ends badly."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import h5py
+import pytest
+import traces_samples as samples
+
+import traces
+from traces import child
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def crash(path):
+    ctypes.string_at(0)
+
+
+def abort(path):
+    os.abort()
+
+
+def spin(path):
+    while True:
+        pass
+
+
+def sleep(path):
+    time.sleep(60)
+
+
+def swallow(path):
+    with traces.store.reading(path):
+        bytearray(3 << 30)
+
+
+def fail(path):
+    raise ZeroDivisionError
+
+
+def verdict(reader):
+    with pytest.raises(traces.FormatError) as caught:
+        child.Check(GOLDEN / "model.h5", reader=f"test_child:{reader}").wait()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+@pytest.mark.parametrize("name", ["model", "data", "trace", "estimate", "tokens", "projected"])
+def test_good_files_pass(monkeypatch, name, forked):
+    monkeypatch.setattr(child, "_can_fork", lambda: forked)
+    child.Check(GOLDEN / f"{name}.h5").wait()
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_bad_file_is_refused_with_the_message_of_opening(tmp_path, monkeypatch, forked):
+    monkeypatch.setattr(child, "_can_fork", lambda: forked)
+    path = tmp_path / "x.h5"
+    path.write_bytes((GOLDEN / "model.h5").read_bytes()[:5000])
+    with pytest.raises(traces.FormatError) as direct:
+        traces.open(path)
+    with pytest.raises(traces.FormatError) as checked:
+        traces.open(path, checked=True)
+    assert str(direct.value) == str(checked.value)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+@pytest.mark.parametrize(
+    ("reader", "match"),
+    [("crash", "SIGSEGV"), ("abort", "SIGABRT"), ("swallow", "damaged: MemoryError"), ("fail", "exit code 1")],
+)
+def test_a_child_that_ends_badly(monkeypatch, capfd, reader, match, forked):
+    monkeypatch.setattr(child, "_can_fork", lambda: forked)
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+    assert match in verdict(reader)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("reader", ["spin", "sleep"])
+def test_a_child_that_hangs(monkeypatch, reader):
+    monkeypatch.setattr(child, "SECONDS", 1)
+    monkeypatch.setattr(child, "PATIENCE", 2)
+    start = time.monotonic()
+    assert "takes over 1 s" in verdict(reader)
+    assert time.monotonic() - start < 8
+
+
+def test_an_unwanted_child_is_ended():
+    check = child.Check(GOLDEN / "model.h5", reader="test_child:sleep")
+    pid = check._pid
+    del check
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_a_process_of_several_threads_is_not_forked():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    assert child._can_fork() == (sys.platform == "linux")
+    thread.start()
+    try:
+        assert not child._can_fork()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_signals_of_the_parent_stay_with_it(monkeypatch):
+    """A child of a program that handles signals is ended by them."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the child ran the parent's handler"))
+    try:
+        check = child.Check(GOLDEN / "model.h5", reader="test_child:sleep")
+        time.sleep(0.3)
+        os.kill(check._pid, signal.SIGTERM)
+        with pytest.raises(traces.FormatError, match="SIGTERM"):
+            check.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_what_is_no_file(tmp_path):
+    for path, match in [(tmp_path / "none", "No such file"), (tmp_path, "regular"), ("a\0b", "cannot be read")]:
+        with pytest.raises(traces.InputError, match=match):
+            child.Check(path)
+
+
+def test_memory_stays_within_reason(tmp_path):
+    """A small file may not have a large one read into memory, though deflate could pack it."""
+    path = tmp_path / "x.h5"
+    samples.estimate().write(path)
+    with h5py.File(path, "r+") as file:
+        del file["layer_cycles"]
+        rows = 1 << 14
+        cycles = file.create_dataset("layer_cycles", (1 << 22, 16), "<i8", chunks=(rows, 16), compression=9)
+        packed = zlib.compress(bytes(rows * 16 * 8), 9)
+        for row in range(0, 1 << 22, rows):
+            cycles.id.write_direct_chunk((row, 0), packed)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(traces.FormatError, match="layer_cycles declares 536870912 bytes, out of proportion"):
+        traces.open(path)
