@@ -398,6 +398,12 @@ def describe(controller: Any) -> dict[str, Any]:
     return {"name": f"{type(controller).__module__}.{type(controller).__qualname__}"}
 
 
+def identity(controller: Any) -> dict[str, Any]:
+    """What `describe` says, and the digest of the plan that a schedule replays: equal only for the same decisions."""
+    plan: Any = getattr(controller, "plan", None)
+    return {**describe(controller), **({"plan_digest": plan.digest()} if hasattr(plan, "digest") else {})}
+
+
 def check(controller: Any) -> None:
     """Raises InputError unless `controller` is built in or has the protocol of a user's own."""
     if isinstance(controller, Controller):

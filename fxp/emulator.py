@@ -6,8 +6,8 @@ import copy
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,6 +83,7 @@ class Emulation:
         self._wanted = {name: name in quantities for name in QUANTITIES}
         self._built_in = isinstance(controller, controllers.Controller)
         self._lock = threading.Lock()
+        self.given_up = threading.Event()
         # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would
         # say next.
         self._steering = controller if self._built_in else controllers.Static(network.formats.high)
@@ -241,6 +242,8 @@ class Emulation:
         return self._engine.run(self._steering, jobs, self._wanted["cell"], self._wanted["accumulators"])
 
     def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
+        if self.given_up.is_set():
+            raise CancelledError
         values = {name: getattr(piece, name) if wanted else None for name, wanted in self._wanted.items()}
         with self._lock:
             for sink in self._sinks:
@@ -292,6 +295,7 @@ def stream(
     consume: Consume,
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
+    skip: Collection[int] = (),
 ) -> None:
     """Emulate all sequences piece by piece.
 
@@ -301,6 +305,7 @@ def stream(
         from any of the threads
     threads : sequences run side by side
     progress : called with the number of steps done since the last call
+    skip : sequences that are left out
     """
     offsets = np.zeros(len(inputs) + 1, np.int64)
     np.add.accumulate(inputs.lengths, out=offsets[1:])
@@ -324,19 +329,25 @@ def stream(
         for number in numbers:
             states[number].encoded = []
 
-    groups = _groups(inputs.lengths, emulation.group_size, threads)
+    groups = _groups(inputs.lengths, emulation.group_size, threads, skip)
     if threads == 1:
         for group in groups:
             together(group)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(together, group) for group in groups]:
-            future.result()
+        try:
+            for future in [pool.submit(together, group) for group in groups]:
+                future.result()
+        except BaseException:
+            # What has not begun is dropped, and what runs stops at its next piece.
+            emulation.given_up.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _groups(lengths: np.ndarray, most: int, threads: int) -> list[list[int]]:
+def _groups(lengths: np.ndarray, most: int, threads: int, skip: Collection[int] = ()) -> list[list[int]]:
     """Sequences of like lengths together, the longest first, so that no thread is left alone with one at the end."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
+    order = [n for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
     size = max(1, min(most, -(-len(order) // threads)))
     return [[int(n) for n in order[start : start + size]] for start in range(0, len(order), size)]
 

@@ -4,6 +4,7 @@ precision."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import accel.controllers as controllers
 from fxp.emulator import Emulation, check_lengths, open_trace, sequence_numbers, stream
 from fxp.inputs import Inputs
+from fxp.journal import Journal
 from fxp.network import Network
 from fxp.run import Run
 from fxp.scoring import Scorer, float_outputs
@@ -132,6 +134,7 @@ def emulate_scored(
     progress: Callable[[int], None] | None = None,
     keep: bool = True,
     score: bool = True,
+    journal: Journal | None = None,
 ) -> Scored:
     """Emulate all sequences and score them piece by piece.
 
@@ -140,6 +143,7 @@ def emulate_scored(
     keep : whether what `record` names is kept in memory (it goes to the trace in any case); if not, memory does not
         grow with the length of the data
     score : whether to compute the metric; sums are zero otherwise
+    journal : where finished sequences are kept, and taken from if they are there
     """
     network, inputs = scorer.network, scorer.inputs
     ids = sequence_numbers(None, inputs)
@@ -149,17 +153,29 @@ def emulate_scored(
     states = [emulation.start(i, int(n)) for i, n in zip(ids, inputs.lengths, strict=True)]
     check_lengths(controller, inputs, states)
     sheet = scorer.sheet()
+    part = None
+    if journal is not None:
+        rows = record if trace is not None or (keep and record) else None
+        about = {"controller": controllers.identity(controller), "scored": score}
+        part = journal.part(about, network, run.offsets, rows)
 
     def consume(number: int, start: int, hidden: np.ndarray) -> None:
         if score:
             sheet.add(number, start, network.dequantised(hidden))
+        if part is not None and start + len(hidden) == inputs.lengths[number]:
+            part.finish(number, sheet.result(number) if score else np.zeros(0))
 
-    if trace is None:
-        stream(network, inputs, emulation, states, consume, threads, progress)
-    else:
-        with open_trace(trace, network, inputs.lengths, ids, record, controller, data_digest) as writer:
-            sinks.append(writer)
-            stream(network, inputs, emulation, states, consume, threads, progress)
+    with ExitStack() as stack:
+        if trace is not None:
+            writer = open_trace(trace, network, inputs.lengths, ids, record, controller, data_digest)
+            sinks.append(stack.enter_context(writer))
+        if part is not None:
+            part.replay(sinks)
+            for number, result in part.done.items() if score else ():
+                sheet.restore(number, result)
+            sinks.append(part)
+        done = set() if part is None else set(part.done)
+        stream(network, inputs, emulation, states, consume, threads, progress, done)
     return Scored(sheet.totals() if score else np.zeros(len(inputs)), run)
 
 

@@ -28,14 +28,15 @@ def rivals(scorer: Scorer, controller: Calibrated, **options: Any) -> list[Any]:
     ----------
     scorer : Scorer
     controller : accel.Calibrated
-    options : engine and threads, as for `emulate_scored`
+    options : engine, threads and journal, as for `emulate_scored`
     """
+    quick = {name: value for name, value in options.items() if name != "journal"}
     share = emulate_scored(scorer, controller, score=False, keep=False, **options).run.low_share
     trial = chosen(as_data(scorer.network, scorer.data), TRIAL)
     return [
         *default_set(scorer, **options),
         controllers.Random(share),
-        delta_at(scorer.network, trial, share, **options),
+        delta_at(scorer.network, trial, share, **quick),
         controller.static(share),
         controller,
     ]

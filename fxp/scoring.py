@@ -298,6 +298,19 @@ class Sheet:
             )
         return vector
 
+    def result(self, number: int) -> np.ndarray:
+        """What a complete sequence scored: (sum, weight), or its representation; float64 [K]."""
+        if self._scorer._statistic:
+            return self._representations[number]
+        return self._sums[number]
+
+    def restore(self, number: int, result: np.ndarray) -> None:
+        """Take in what `result` gave for a sequence, in place of its pieces."""
+        if self._scorer._statistic:
+            self._representations[number] = self._vector(number, result)
+        else:
+            self._sums[number] = self._pair(number, result)
+
     def totals(self) -> np.ndarray:
         """Sums [sequences], or representations [sequences, K], once every sequence is complete."""
         scorer = self._scorer

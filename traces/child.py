@@ -29,8 +29,8 @@ from traces.fields import Node
 
 SECONDS = 8
 """Processor time of a child, in seconds, for a small file; one more for every `RATE` bytes."""
-PATIENCE = 10
-"""Time on the clock, in seconds; it grows likewise."""
+PATIENCE = 60
+"""Time on the clock, in seconds, which grows likewise: a loop ends by its processor time long before."""
 RATE = 4 << 20
 MEMORY = 1 << 30
 """Bytes that a child may add to its address space; twice the size of the file comes on top."""
@@ -60,7 +60,7 @@ class Check:
     """
 
     def __init__(self, path: store.Pathlike, reader: str = HDF5, needs: Sequence[str] = ()) -> None:
-        self._name, self._done = store.named(path), True
+        self._name, self._done, self._late = store.named(path), True, False
         size = store.size_of(path)
         self._seconds = SECONDS + size // RATE
         self._deadline = time.monotonic() + PATIENCE + size // RATE
@@ -79,6 +79,8 @@ class Check:
         ------
         FormatError
             The file is not valid, or reading it ended the child.
+        InputError
+            The child did not get to the end for lack of processor time or because of a file system that hangs.
         """
         if self._done:
             return
@@ -88,6 +90,11 @@ class Check:
             code = self._end()
         if code == _REFUSED:
             raise FormatError(text or f"{self._name}: the file is damaged")
+        if self._late:
+            raise InputError(
+                f"{self._name}: could not be checked in {PATIENCE} s: the machine is overloaded, or "
+                "its file system hangs"
+            )
         if code:
             raise FormatError(f"{self._name}: the file is damaged: reading it {_reason(code, self._seconds)}")
 
@@ -114,8 +121,8 @@ class Check:
             if time.monotonic() > self._deadline:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-                return -signal.SIGXCPU
+                self._late = True
+                return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
             time.sleep(0.001)
 
     def __del__(self) -> None:
@@ -168,7 +175,7 @@ def _touch(dataset: h5py.Dataset, room: list[int], size: int) -> None:
 
 
 def _reason(code: int, seconds: int) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code == -signal.SIGXCPU:
         return f"takes over {seconds} s"
     if code < 0:
         return f"crashes the library that reads it ({signal.Signals(-code).name})"

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from traces.aside import Aside
 from traces.errors import FormatError, InputError, one_line
 from traces.fields import MAX_GROUPS, MAX_TEXT, Array, Attribute, Group, Node, dump
+from traces.interrupts import held
 
 Pathlike = str | os.PathLike[str]
 
@@ -279,6 +281,8 @@ class Output:
             raise InputError(f"{self.path}: is not a regular file; choose another path for the output")
         name = f".{self.path.name[:200]}.{os.getpid()}.{secrets.token_hex(8)}.tmp"
         self._aside = self.path.with_name(name)
+        # Should an interrupt come before anybody holds this object, the end of the program removes the file.
+        self._forgotten = weakref.finalize(self, _remove, self._aside, os.getpid())
         with self.writing():
             self._sink = Aside(self._aside)
             try:
@@ -292,7 +296,8 @@ class Output:
         """Turn the library's and the system's failures to write into an InputError."""
         sink = getattr(self, "_sink", None)
         try:
-            yield
+            with held():
+                yield
             if sink is not None and sink.failure is not None:
                 raise sink.failure
         except InputError:
@@ -312,20 +317,28 @@ class Output:
                 if self.path.exists():
                     os.chmod(self._aside, stat.S_IMODE(os.stat(self.path).st_mode))
                 os.replace(self._aside, self.path)
+                self._forgotten.detach()
         except BaseException:
             self.discard()
             raise
 
     def discard(self) -> None:
         """Remove what was written; the destination keeps its old content."""
-        with contextlib.suppress(Exception):
-            self.file.close()
-        self._remove()
+        with held():
+            with contextlib.suppress(Exception):
+                self.file.close()
+            self._remove()
 
     def _remove(self) -> None:
         self._sink.close()
+        self._forgotten()
+
+
+def _remove(path: Path, owner: int) -> None:
+    """Remove an unfinished file; not in a copy of the process that writes it."""
+    if os.getpid() == owner:
         with contextlib.suppress(OSError):
-            self._aside.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def write(path: Pathlike, spec: Group, node: Node, header: Mapping[str, str | int]) -> None:

@@ -1,63 +1,74 @@
-"""The command line. Importing it loads neither Numba nor torch; each command imports what it needs."""
+"""The command line. Importing it loads next to nothing, so that an interrupt is understood from the beginning."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import typer
-
-from fxp import __version__
-from fxp.cli import accelerator, calibrate, inspect, models, networks, runs, service
-from traces import InputError
-
-# Typer has carried its own copy of click since 0.28, so the base of its errors is found through one of them.
-USAGE_ERROR: type[Exception] = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException" and issubclass(kind, Exception)
-)
-
-INTERRUPTED = 130  # exit code; Typer catches the interrupt itself and returns the code
-
-app = typer.Typer(
-    name="fxp",
-    help="How few bits does an LSTM need, when, and what does that buy in silicon?",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+INTERRUPTED = 128  # plus the number of the signal
 
 
-def _version(value: bool) -> None:
-    if value:
-        print(f"fxp-lstm {__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from fxp.cli.program import app
 
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
-    ),
-) -> None:
-    pass
-
-
-for module in (models, calibrate, runs, accelerator, inspect, service, networks):
-    module.register(app)
+        return app
+    raise AttributeError(f"module 'fxp.cli' has no attribute {name!r}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Exit codes: 0 done, 2 bad input, 1 a fault of the program, 130 interrupted."""
-    sys.exit(_run(arguments))
+    """Run a command. Exit codes: 0 done, 2 bad input, 1 a fault of the program, 130 interrupted (143 terminated)."""
+    received: list[int] = []
+    code = 0
+    try:
+        with _handled(received):
+            code = _run(arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED + signal.SIGINT
+    if received:
+        code = INTERRUPTED + received[0]
+    if code > INTERRUPTED:
+        _fail("interrupted; nothing half-written was left", code)
+    sys.exit(code)
+
+
+@contextmanager
+def _handled(received: list[int]) -> Iterator[None]:
+    """Let the signals that ask a program to end do so like Ctrl-C; more of them change nothing."""
+    previous: dict[int, Any] = {}
+
+    def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) not in (signal.SIG_IGN, None):
+                number = getattr(signal, name)
+                previous[number] = signal.signal(number, interrupt)
+    except ValueError:
+        pass  # not in the main thread, which alone gets signals
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str] | None) -> int:
+    import typer
+
+    from fxp.cli.program import USAGE_ERROR, app
+    from traces import InputError
+
     try:
+        # Typer catches an interrupt itself and returns its exit code.
         code = app(args=arguments, prog_name="fxp", standalone_mode=False)
-        if code == INTERRUPTED:
-            return _fail("interrupted; nothing half-written was left", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(str(error), 2)
@@ -67,7 +78,7 @@ def _run(arguments: list[str] | None) -> int:
             return 2
         return _fail(f"{error.format_message()} (see --help)", 2)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing half-written was left", INTERRUPTED)
+        return INTERRUPTED + signal.SIGINT
     except BrokenPipeError:
         # The reader of a pipe has gone; that is its right, and nothing may be printed any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import output
-from fxp.cli.models import Json
+from fxp.cli.models import Json, Lines
 from fxp.cli.sources import Sources
 from traces import InputError
 
@@ -33,6 +33,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random projection used without labels.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
+    progress: Lines = False,
     json: Json = False,
 ) -> None:
     """Fit the low precision to data, choose a controller, and write a model that carries both.
@@ -51,7 +52,7 @@ def calibrate(
             loaded = calibration.as_data(net, source)
         except InputError as error:
             raise InputError(f"{data}: {error}") from None
-    with output.progress("calibrating", 1000, json) as advance:
+    with output.progress("calibrating", 1000, json, progress) as advance:
         made, controller = calibration.calibrate(
             net, loaded, share, loss, seed, threads=threads, progress=None if advance is None else _thousandths(advance)
         )

@@ -12,6 +12,7 @@ from fxp.cli.sources import Sources
 from traces import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Lines = Annotated[bool, typer.Option("--progress", help="In a pipe, print progress to standard error as lines.")]
 High = Annotated[int, typer.Option(help="Bits of the high precision (2 to 8).")]
 Low = Annotated[int, typer.Option(help="Bits of the low precision (2 to 8, at most the high one).")]
 Profile = Annotated[str, typer.Option(help="Arithmetic of the multifunction unit: float32 or fixed.")]

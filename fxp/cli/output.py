@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,11 +98,37 @@ def keep(destination: Path | None, *sources: Path) -> None:
             raise InputError(f"{destination}: is an input of this command; choose another path for the output")
 
 
+def notice(text: str) -> None:
+    """A line on standard error."""
+    print(f"fxp: {text}", file=sys.stderr, flush=True)
+
+
+LINES = 10.0  # seconds between the lines of a progress in a pipe
+
+
+def _lines(what: str, total: int) -> Callable[[int], None]:
+    """Progress in lines on standard error, one every few seconds."""
+    begin = said = time.monotonic()
+    done, lock = 0.0, threading.Lock()
+
+    def advance(steps: float) -> None:
+        nonlocal done, said
+        with lock:
+            done += steps
+            now = time.monotonic()
+            if now - said >= LINES:
+                said, rate = now, done / (now - begin)
+                left = max(0, round((total - done) / rate))
+                notice(f"{what}: {done / total:.0%}, {rate:,.0f} steps/s, {left // 60}:{left % 60:02} left")
+
+    return advance
+
+
 @contextmanager
-def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar in steps on a terminal; None (no progress) in a pipe or with `quiet`."""
+def progress(what: str, total: int, quiet: bool, lines: bool = False) -> Iterator[Callable[[int], None] | None]:
+    """Progress in steps: a bar on a terminal; in a pipe, or with `quiet`, `lines` on standard error or nothing."""
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield _lines(what, total) if lines else None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

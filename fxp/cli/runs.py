@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fxp.cli import controllers, output
-from fxp.cli.models import Json
+from fxp.cli.models import Json, Lines
 from fxp.cli.sources import Sources
 from traces import InputError
 
@@ -44,6 +47,10 @@ def run(
     head: Head = None,
     engine: Engine = "fast",
     threads: Threads = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep finished sequences in TRACE.partial, and go on from those in it.")
+    ] = False,
+    progress: Lines = False,
     json: Json = False,
 ) -> None:
     """Emulate a model on data, bit for bit, and write the trace.
@@ -51,6 +58,7 @@ def run(
     Example: fxp run lm.h5 held-out.h5 --controller peak --trace run.h5
     """
     sources = Sources(model, data)
+    from accel.controllers import identity
     from fxp import datafile, engines, evaluation, network
     from fxp.run import QUANTITIES
 
@@ -58,8 +66,8 @@ def run(
     for quantity in record:
         if quantity not in (*QUANTITIES, "plan"):
             raise InputError(f"--record {quantity}: possible are {', '.join(QUANTITIES)}")
-    if record and trace is None:
-        raise InputError("--record needs --trace, the file to write to")
+    if (record or resume) and trace is None:
+        raise InputError(f"--{'record' if record else 'resume'} needs --trace, the file to write to")
     engines.check(engine)
     output.keep(trace, model, data)
     sources.wait()
@@ -67,10 +75,15 @@ def run(
     chosen = controllers.parse(controller, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source:
         scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
-        with output.progress("emulating", int(scorer.inputs.lengths.sum()), json) as advance:
+        digest = source.digest() if trace else ""
+        key = {"command": "run", "controller": identity(chosen), "record": sorted({*record} - {"plan"})}
+        with (
+            resuming(resume and Path(f"{trace}.partial"), scorer, digest, metric, head, key) as journal,
+            output.progress("emulating", steps_left(journal, scorer, 1), json, progress) as advance,
+        ):
             scored = evaluation.emulate_scored(
                 scorer, chosen, engine=engine, threads=threads, record=record, trace=trace, keep=False,
-                data_digest=source.digest() if trace else "", progress=advance, score=scorer.labelled,
+                data_digest=digest, progress=advance, score=scorer.labelled, journal=journal,
             )  # fmt: skip
     done = scored.run
     result: dict[str, Any] = {
@@ -119,6 +132,10 @@ def compare(
     head: Head = None,
     engine: Engine = "fast",
     threads: Threads = 1,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep finished sequences in this file, and go on from those in it.")
+    ] = None,
+    progress: Lines = False,
     json: Json = False,
 ) -> None:
     """Compare controllers on one model and data set, with paired 95 % intervals.
@@ -147,12 +164,15 @@ def compare(
         raise InputError(f"{model}: --all needs a calibrated model: make one with fxp calibrate")
     with datafile.read(data) as source:
         scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
-        if carried is not None:
-            chosen = matching.rivals(scorer, carried, engine=engine, threads=threads)
-        elif chosen is None:
-            chosen = evaluation.default_controllers(net)
-        with output.progress("emulating", source.total * (len(chosen) + 1), json) as advance:
-            table = evaluation.compare(scorer, chosen, engine=engine, threads=threads, progress=advance)
+        digest = source.digest() if resume else ""
+        with resuming(resume, scorer, digest, metric, head, {"command": "compare"}) as journal:
+            options: dict[str, Any] = {"engine": engine, "threads": threads, "journal": journal}
+            if carried is not None:
+                chosen = matching.rivals(scorer, carried, **options)
+            elif chosen is None:
+                chosen = evaluation.default_controllers(net)
+            with output.progress("emulating", steps_left(journal, scorer, len(chosen) + 1), json, progress) as advance:
+                table = evaluation.compare(scorer, chosen, progress=advance, **options)
     if json:
         output.emit_json(table.to_dict())
         return
@@ -184,12 +204,52 @@ def plugged(metric: str | None, head: str | None) -> dict[str, Any]:
     return {"metric": chosen, "head": None if head is None else plugins.load(head, "head")}
 
 
+@contextmanager
+def resuming(
+    path: Any, scorer: Any, digest: str, metric: str | None, head: str | None, key: dict[str, Any]
+) -> Iterator[Any]:
+    """The file of partial work at a path, removed once the work is complete; None without a path."""
+    if not path:
+        yield None
+        return
+    from fxp import __version__
+    from fxp.journal import Journal
+
+    key |= {"version": __version__, "model": scorer.network.digest, "data": digest, "metric": scorer.name}
+    key |= {"metric code": fingerprint(metric), "head code": fingerprint(head)}
+    with Journal(path, key) as journal:
+        if journal.note:
+            output.notice(journal.note)
+        try:
+            yield journal
+        except KeyboardInterrupt:
+            output.notice(f"finished sequences are kept in {path}; the same command goes on from them")
+            raise
+        journal.remove()
+
+
+def fingerprint(reference: str | None) -> str | None:
+    """What a user's own code is called, and the digest of its file."""
+    source = Path((reference or "").rpartition(":")[0])
+    if source.suffix != ".py" or not source.is_file():
+        return reference
+    return f"{reference} {hashlib.sha256(source.read_bytes()).hexdigest()}"
+
+
+def steps_left(journal: Any, scorer: Any, variants: int) -> int:
+    """Steps that so many variants of a network have to run, without those that are finished."""
+    lengths = scorer.inputs.lengths
+    done = [] if journal is None else [n for _, n in journal.finished() if n < len(lengths)]
+    return max(1, int(lengths.sum()) * variants - int(lengths[done].sum()))
+
+
 def demo(
     destination: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for model, trace, estimate and picture.")
     ] = Path("demo-out"),
     sequences: Annotated[int, typer.Option(min=2, help="Held-out sequences to use (256 are bundled).")] = 256,
     threads: Threads = 1,
+    progress: Lines = False,
     json: Json = False,
 ) -> None:
     """The whole path on the bundled network: emulate, compare, estimate, draw.
@@ -199,7 +259,7 @@ def demo(
     """
     from fxp import demo
 
-    with output.progress("emulating", demo.total_steps(sequences), json) as advance:
+    with output.progress("emulating", demo.total_steps(sequences), json, progress) as advance:
         result = demo.run(destination, sequences, threads, advance)
     if json:
         output.emit_json({"rows": result["rows"], "files": result["files"]})
