@@ -136,7 +136,7 @@ class Journal:
             return None
 
     def _match(self, found: dict[str, Any], key: dict[str, Any]) -> None:
-        for name in sorted({*found, *key}):
+        for name in {**key, **found}:
             if found.get(name) != key.get(name):
                 raise InputError(
                     f"{self.path}: belongs to other work ({name} is {_short(found.get(name))}, now "

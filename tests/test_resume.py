@@ -116,7 +116,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("moments", [[(1, 0.5)], [(2, 1.0)], [(3, 0.4), (2, 1.0)], [(6, 0.99), (1, 1.0), (3, 0.0)]])
+@pytest.mark.parametrize("moments", [[(1, 0.5)], [(3, 0.4), (2, 1.0)], [(6, 0.99), (1, 1.0), (3, 0.0)]])
 def test_a_killed_run_goes_on_with_the_same_bits(here, capfd, way, moments):
     expected, _ = answer(capfd, *WAYS[way], "-t", "whole.h5")
     for block, share in moments:
@@ -286,15 +286,17 @@ def test_an_interrupt_anywhere_leaves_no_half_file(here, capfd, place, number, o
         pytest.fail("the file was complete")
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3])
+@pytest.mark.parametrize("delay", [0.001, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3])
 def test_an_interrupt_at_any_time(here, capfd, delay):
     names = set(os.listdir())
 
     def function():
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        signal.setitimer(signal.ITIMER_REAL, delay + 1e-6)
-        main([*WAYS["random, states"], "-t", "out.h5", "--json"])
+        try:
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            main([*WAYS["random, states"], "-t", "out.h5", "--json"])
+        except KeyboardInterrupt:
+            os._exit(130)  # before the program had begun
 
     code = apart(function)
     assert code in (0, 130)
