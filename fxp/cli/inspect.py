@@ -9,6 +9,7 @@ import typer
 
 from fxp.cli import output
 from fxp.cli.models import Json
+from fxp.cli.sources import Sources
 from traces import InputError
 
 TracePath = Annotated[Path, typer.Argument(help="Trace file.")]
@@ -76,8 +77,10 @@ def report(
     output.keep(destination, *filter(None, (trace, model, data, compare, estimate)))
     if not destination.absolute().parent.is_dir():
         raise InputError(f"{destination}: there is no such folder to write to")
+    sources = Sources(*filter(None, (trace, model, data, estimate)))
     from fxp import report
 
+    sources.wait()
     with output.stages(json) as tell:
         material = report.gather(
             trace, model, data, compare, estimate, machine, None if baseline == "none" else baseline,
@@ -119,8 +122,10 @@ def plot(
     Example: fxp plot dwell run.h5 -o dwell.pdf
     """
     output.keep(destination, *filter(None, (trace, model, data, compare, estimate)))
+    sources = Sources(*filter(None, (trace, model, data, estimate)))
     from fxp import figures, report
 
+    sources.wait()
     with output.stages(json) as tell:
         material = report.gather(
             trace, model, data, compare, estimate, machine, None if baseline == "none" else baseline,
