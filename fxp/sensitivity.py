@@ -16,6 +16,7 @@ import traces
 from fxp import quantise
 from fxp.observation import Observation, in_order
 from fxp.quantise import FloatLayer
+from fxp.transcripts import alternatives
 from traces import InputError
 
 BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence goes alone
@@ -284,14 +285,16 @@ def _bernoulli_gradient(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _ctc_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Of connectionist temporal classification (Graves et al., ICML 2006), label 0 being the blank."""
+    """Of connectionist temporal classification (Graves et al., ICML 2006) by the first alternative, the labels before a
+    blank (label 0)."""
     try:
         import torch
     except ImportError:
         raise InputError("calibrating on label sequences needs PyTorch: pip install 'fxp-lstm[torch]'") from None
+    labels = np.array(alternatives(labels)[0], np.int64)
     leaf = torch.tensor(logits[:, None], requires_grad=True)
     loss = torch.nn.functional.ctc_loss(
-        leaf.log_softmax(2), torch.tensor(labels[None].astype(np.int64)), torch.tensor([len(logits)]),
+        leaf.log_softmax(2), torch.tensor(labels[None]), torch.tensor([len(logits)]),
         torch.tensor([len(labels)]), reduction="sum", zero_infinity=True,
     )  # fmt: skip
     loss.backward()
