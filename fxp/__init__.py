@@ -25,23 +25,25 @@ for _name in ("traces", "accel"):
 # Names are imported when first used: `import fxp` and the command line start without Numba.
 _HOME = {
     "Network": "network", "save": "network", "load": "network", "Formats": "formats",
-    "from_torch": "export", "from_state_dict": "export",
+    "from_torch": "export", "from_state_dict": "export", "from_onnx": "onnx_layers", "from_arrays": "arrays",
     "emulate": "emulator", "State": "emulator", "Run": "run",
     "evaluate": "evaluation", "calibrate": "calibration", "emulate_float": "evaluation",
 }  # fmt: skip
 
 if TYPE_CHECKING:
+    from fxp.arrays import from_arrays
     from fxp.calibration import calibrate
     from fxp.emulator import State, emulate
     from fxp.evaluation import emulate_float, evaluate
     from fxp.export import from_state_dict, from_torch
     from fxp.formats import Formats
     from fxp.network import Network, load, save
+    from fxp.onnx_layers import from_onnx
     from fxp.run import Run
 
 __all__ = [
-    "Formats", "Network", "Run", "State", "calibrate", "emulate", "emulate_float", "evaluate", "from_state_dict",
-    "from_torch", "load", "save",
+    "Formats", "Network", "Run", "State", "calibrate", "emulate", "emulate_float", "evaluate", "from_arrays",
+    "from_onnx", "from_state_dict", "from_torch", "load", "save",
 ]  # fmt: skip
 
 

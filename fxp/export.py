@@ -1,4 +1,4 @@
-"""From PyTorch modules and checkpoints to quantised networks. torch is imported here only, inside the functions."""
+"""From float layers, PyTorch modules and checkpoints to networks. torch is imported here only, inside the functions."""
 
 from __future__ import annotations
 
@@ -226,7 +226,24 @@ def from_state_dict(
 
     `calibration_name` is what error messages call the calibration data.
     """
-    layers = float_layers(state)
+    return from_layers(
+        float_layers(state), calibration, head, formats, input_scale=input_scale, embedding=embedding,
+        calibration_name=calibration_name, **description,
+    )  # fmt: skip
+
+
+def from_layers(
+    layers: Sequence[FloatLayer],
+    calibration: Any,
+    head: Any = None,
+    formats: Formats | None = None,
+    *,
+    input_scale: Any = None,
+    embedding: Any = None,
+    calibration_name: str = "calibration data",
+    **description: Any,
+) -> Network:
+    """Quantise float layers, wherever they come from; see `from_torch` for everything else."""
     table = None if embedding is None else _array(getattr(embedding, "weight", embedding), "embedding")
     if calibration is None:
         raise InputError("calibration data is needed: it sets the range of the inputs")

@@ -32,18 +32,37 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    checkpoint: Annotated[
+    source: Annotated[
         Path,
-        typer.Argument(help="State dict that torch.save wrote (tensors only; nothing in it is executed)."),
+        typer.Argument(
+            help="ONNX model (.onnx), named arrays (.npz), or a state dict that torch.save wrote (any other name; "
+            "tensors only). Nothing in it is executed."
+        ),
     ],
     destination: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
     calibration: Calibration,
-    prefix: Annotated[str, typer.Option(help="Where the LSTM sits inside a larger model, such as encoder.lstm.")] = "",
-    embedding: Annotated[str | None, typer.Option(help="Prefix of the embedding; the inputs are then tokens.")] = None,
-    head: Annotated[str | None, typer.Option(help="Prefix of the linear readout.")] = None,
+    prefix: Annotated[
+        str, typer.Option(help="State dict: where the LSTM sits inside a larger model, such as encoder.lstm.")
+    ] = "",
+    node: Annotated[str | None, typer.Option(help="ONNX: the last LSTM of the stack, if there are several.")] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="Prefix of the embedding; ONNX: name of its Gather. The inputs are then tokens."),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Prefix of the linear readout; ONNX: name of its MatMul, Gemm or Add.")
+    ] = None,
     head_scope: Annotated[
-        str, typer.Option(help="What the head reads: each step, or the last step of a sequence.")
-    ] = "step",
+        str | None,
+        typer.Option(help="What the head reads: each step, or the last one (default step; ONNX says it itself)."),
+    ] = None,
+    zero_state: Annotated[
+        bool, typer.Option("--zero-state", help="ONNX: start from zeros where the initial state is an input.")
+    ] = False,
+    reverse: Annotated[
+        bool,
+        typer.Option("--reverse", help="ONNX: take an LSTM that runs backwards alone, for sequences reversed in time."),
+    ] = False,
     metric: Annotated[str | None, typer.Option(help="Built-in metric, such as bits_per_character.")] = None,
     high: High = 8,
     low: Low = 4,
@@ -54,34 +73,107 @@ def export(
     name: Annotated[str, typer.Option(help="Name of the network.")] = "",
     json: Json = False,
 ) -> None:
-    """Turn a PyTorch checkpoint into a quantised model file (needs the torch extra).
+    """Turn an ONNX model, named arrays or a PyTorch checkpoint into a quantised model file.
+
+    .onnx needs the onnx extra, a checkpoint the torch extra.
 
     Example: fxp export lm.pt -o lm.h5 -c train.h5 --prefix lstm --embedding embedding --head head
+
+    Example: fxp export lm.onnx -o lm.h5 -c train.h5 --head /head/MatMul
     """
-    from fxp import datafile, export, network
+    from fxp import datafile, network
     from fxp.formats import Formats
 
+    kind = {".onnx": "ONNX models", ".npz": "named arrays"}.get(source.suffix.lower(), "checkpoints")
+    given = {
+        "ONNX models": {"--node": node is not None, "--zero-state": zero_state, "--reverse": reverse},
+        "checkpoints": {"--prefix": bool(prefix)},
+    }
+    for owner, options in given.items():
+        for option, used in options.items():
+            if used and owner != kind:
+                raise InputError(f"{source}: {option} is for {owner} only")
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
-    output.keep(destination, checkpoint, calibration)
-    export.torch_module()
-    sources = [Sources(calibration), Sources(checkpoint, reader="fxp.export:read_checkpoint", needs=["torch"])]
-    for source in sources:
-        source.wait()
-    state = export.read_checkpoint(checkpoint)
-    with output.naming(checkpoint, calibration), datafile.read(calibration) as data:
-        made = export.from_state_dict(
-            export.select(state, prefix),
-            data,
-            None if head is None else export.readout(export.select(state, head), head_scope),
-            formats,
-            embedding=None if embedding is None else export.entry(export.select(state, embedding), "weight", embedding),
-            calibration_name=str(calibration),
-            name=name or checkpoint.stem,
-            metric=metric,
-            origin=f"exported from {checkpoint.name}",
-        )
+    output.keep(destination, source, calibration)
+    _check(source, kind, calibration)
+    more: dict[str, Any] = {}
+    with output.naming(source, calibration), datafile.read(calibration) as data:
+        common = {"calibration_name": str(calibration), "name": name or source.stem, "metric": metric}
+        if kind == "ONNX models":
+            made, more = _from_onnx(
+                source, data, formats, node, head, head_scope, embedding, zero_state, reverse, common
+            )
+        elif kind == "named arrays":
+            made = _from_arrays(source, data, formats, head, head_scope, embedding, common)
+        else:
+            made = _from_checkpoint(source, data, formats, prefix, head, head_scope or "step", embedding, common)
     network.save(made, destination)
-    _show(describe_model(made.model, destination), json)
+    _show(describe_model(made.model, destination) | more, json)
+
+
+def _check(source: Path, kind: str, calibration: Path) -> None:
+    """Read the inputs of `export` in child processes with limits; InputError if that fails or an extra is missing."""
+    checks = [Sources(calibration)]
+    if kind == "ONNX models":
+        from fxp.onnx_graph import onnx_module
+
+        onnx_module()
+        checks.append(Sources(source, reader="fxp.onnx_graph:Graph", needs=["onnx"]))
+    elif kind == "checkpoints":
+        from fxp.export import torch_module
+
+        torch_module()
+        checks.append(Sources(source, reader="fxp.export:read_checkpoint", needs=["torch"]))
+    for check in checks:
+        check.wait()
+
+
+def _from_onnx(
+    source: Path, data: Any, formats: Any, node: str | None, head: str | None, head_scope: str | None,
+    embedding: str | None, zero_state: bool, reverse: bool, common: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """The network of an ONNX model, and what was taken out of the graph and what was not."""
+    from fxp import onnx_layers
+
+    selection = onnx_layers.read(source, node, head, embedding, zero_state=zero_state, reverse=reverse)
+    if head_scope is not None and (selection.head is None or selection.head.scope != head_scope):
+        found = "no head was asked for" if selection.head is None else f"the graph's head reads {selection.head.scope}"
+        raise InputError(f"--head-scope is {head_scope!r}, but {found}")
+    made = onnx_layers.quantised(selection, source, data, formats, **common)
+    return made, {"taken": selection.taken, "left_out": selection.left_out, "notes": selection.notes}
+
+
+def _from_arrays(
+    source: Path, data: Any, formats: Any, head: str | None, head_scope: str | None, embedding: str | None,
+    common: dict[str, Any],
+) -> Any:  # fmt: skip
+    from fxp import arrays
+
+    for option, value in {"--head": head, "--embedding": embedding}.items():
+        if value is not None:
+            raise InputError(f"{option} names nothing in arrays: head/kernel and embedding are taken by themselves")
+    origin = f"exported from {source.name}"
+    return arrays.from_arrays(
+        arrays.read(source), data, formats, head_scope=head_scope or "step", origin=origin, **common
+    )
+
+
+def _from_checkpoint(
+    source: Path, data: Any, formats: Any, prefix: str, head: str | None, head_scope: str, embedding: str | None,
+    common: dict[str, Any],
+) -> Any:  # fmt: skip
+    from fxp import export
+
+    state = export.read_checkpoint(source)
+    return export.from_state_dict(
+        export.select(state, prefix),
+        data,
+        None if head is None else export.readout(export.select(state, head), head_scope),
+        formats,
+        embedding=None if embedding is None else export.entry(export.select(state, embedding), "weight", embedding),
+        origin=f"exported from {source.name}",
+        **common,
+    )
 
 
 def quantize(
@@ -241,5 +333,5 @@ def _show(result: dict[str, Any], json: bool) -> None:
             for number, entry in enumerate(value):
                 text = ", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items())
                 screen.print(f"{key[:-1]} {number}: {text}", markup=False)
-        elif value not in (None, "", {}):
+        elif value not in (None, "", {}, []):
             screen.print(f"{key}: {value}", markup=False)
