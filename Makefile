@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-bench
-RESULT ?= bench/results/latest.json
+RESULTS ?= bench/results/latest
 SOURCES := pyproject.toml setup.py $(wildcard accel/*.pyx accel/*.pxd)
 
 # The pin is the build whose bits of the export tests were recorded; on Linux it is large only with CUDA.
@@ -31,9 +31,11 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
-# The rivals live in an environment of their own; the page is made from what was measured.
+# The rivals live in an environment of their own. `python -m bench.page` makes the tables of docs/performance.md.
 bench: $(PEERS)/.peers
-	$(PEERS)/bin/python -m bench.kernels --output $(RESULT)
+	$(PEERS)/bin/python -m bench.kernels --output $(RESULTS)/kernels.json
+	$(PEERS)/bin/python -m bench.startup --output $(RESULTS)/startup.json
+	$(PEERS)/bin/python -m bench.memory --output $(RESULTS)/memory.json
 
 # The sentinels say which set of packages the environment holds and are older than whatever they depend on
 # as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.

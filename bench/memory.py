@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,10 +51,20 @@ def data(path: Path, steps: int) -> None:
         writer.append(np.random.default_rng(1).standard_normal((steps, FEATURES), np.float32))
 
 
+def save(result: dict[str, Any], output: Path | None) -> None:
+    """Print a result and write it to a file, if one is given."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5_000_000)
     parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             "seconds": seconds, "low_share": json.loads(done.stdout)["low_share"],
             "trace_mb": (folder / "run.h5").stat().st_size / 1e6,
         }  # fmt: skip
-    print(json.dumps(result, indent=1))
+    save(result, chosen.output)
     return 0
 
 

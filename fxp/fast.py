@@ -30,7 +30,11 @@ def available() -> bool:
     """Whether this machine, as Numba compiles for it, has AVX2; the environment variable FXP_PORTABLE=1 says no."""
     if os.environ.get("FXP_PORTABLE", "0") not in ("", "0"):
         return False
-    triple, _, features = machine()
+    return _has_avx2(*machine())
+
+
+@cache
+def _has_avx2(triple: str, processor: str, features: str) -> bool:
     return triple.startswith("x86_64") and "+avx2" in features.split(",")
 
 

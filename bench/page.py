@@ -1,0 +1,178 @@
+"""Makes the tables of `docs/performance.md` from measurements: `python -m bench.page [FOLDER]`.
+
+FOLDER holds what `make bench RESULTS=FOLDER` wrote; by default the one whose results the page quotes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fxp.benchmark import MIX, OWN, percent
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+FOLDER = Path(__file__).parent / "results" / "epyc-zen3-2-cores"
+RIVALS = ("torch float32", "torch dynamic int8", "ONNX Runtime float32", "ONNX Runtime u8", "ONNX Runtime s8",
+          "LiteRT integer LSTM", "Brevitas QuantLSTM")  # fmt: skip
+
+
+class Results:
+    """What was measured, by hidden size, batch and name."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.kernels = self._load("kernels")
+        self.startup, self.memory = self._load("startup"), self._load("memory")
+        self.rows = {(row["hidden"], row["batch"], row["what"]): row for row in self.kernels["rows"]}
+
+    def _load(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        return sorted({(hidden, batch) for hidden, batch, _ in self.rows})
+
+    def ratio(self, hidden: int, batch: int, what: str, base: str = MIX) -> float | None:
+        """Time of `what` over ours, same turns; None where either was not measured."""
+        row, own = self.rows.get((hidden, batch, what)), self.rows.get((hidden, batch, OWN + base))
+        return None if row is None or own is None else row["ms_per_sequence"] / own["ms_per_sequence"]
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def machine(results: Results) -> str:
+    about, limits = results.kernels["machine"], results.kernels["limits"]
+    load = about.get("load")
+    busy = load is not None and load[0] > 1.5
+    shared = f"Load average at the start: {load[0]:.1f}." if load else ""
+    if busy and load:
+        shared = (
+            f"**The machine was shared: its load average was {load[0]:.1f} on {about['cores']} cores. These figures are "
+            f"to be repeated on a quiet machine before any of them is relied on.**"
+        )
+    reads = ", ".join(
+        f"{name.split('_')[1]} KiB {value:.0f}" for name, value in limits.items() if name.startswith("read")
+    )
+    rivals = ", ".join(results.kernels.get("peers", {}).values()) or "no rivals"
+    missing = ", ".join(results.kernels.get("missing_peers", {}))
+    rivals += f"; not installed: {missing}" if missing else ""
+    return (
+        f"{about['processor']} ({about['target']}), {about['cores']} cores, {about['system']}, "
+        f"Python {about['python']}, NumPy {about['numpy']}, Numba {about['numba']}; {rivals}. {shared}\n"
+        f"Peak of `vpmaddwd` from registers {limits['peak_gmacs']:.0f} GMAC/s; reading (GB/s): {reads}."
+    )
+
+
+def own(results: Results) -> str:
+    lines = []
+    for hidden, batch in results.sizes:
+        cells = [str(hidden), str(batch)]
+        for name in ("all high", MIX, "all low"):
+            row = results.rows[hidden, batch, OWN + name]
+            shares = percent(row["share_of_peak"]), percent(row["share_of_bandwidth"])
+            cells.append(f"{row['ms_per_sequence']:.3f} ({', '.join(shares)})")
+        lines.append(cells)
+    for row in results.kernels["traced"]:
+        if row["what"] != OWN + MIX:
+            cell = f"{row['ms_per_sequence']:.3f} ({percent(row['share_of_peak'])}, -)"
+            cell += f": plan of peak, {percent(row['low_share'])} low"
+            lines.append([str(row["hidden"]), str(row["batch"]), "", cell, ""])
+    return table(["H", "batch", "all high", MIX, "all low"], lines)
+
+
+def rivals(results: Results) -> str:
+    lines = []
+    for hidden, batch in results.sizes:
+        ratios = [results.ratio(hidden, batch, name) for name in RIVALS]
+        lines.append([str(hidden), str(batch), *("" if r is None else f"{r:.2f}" for r in ratios)])
+    return table(["H", "batch", *(name.replace("ONNX Runtime", "ORT") for name in RIVALS)], lines)
+
+
+def parts(results: Results) -> str:
+    rows = {(row["hidden"], row["batch"], row["what"]): row for row in results.kernels["accumulation"]}
+    sizes = sorted({(hidden, batch) for hidden, batch, _ in rows})
+    lines = [
+        [str(hidden), str(batch), *(
+            f"{rows[hidden, batch, name]['gmacs']:.0f} ({percent(rows[hidden, batch, name]['share_of_peak'])})"
+            for name in ("all high", MIX, "all low")
+        )] for hidden, batch in sizes
+    ]  # fmt: skip
+    return table(["H", "batch", "all high", MIX, "all low"], lines)
+
+
+def _target(name: str, goal: float, value: float | None, unit: str = "", most: bool = False) -> list[str]:
+    """A line of the table of targets; most: the goal is an upper limit."""
+    bound = f"{'<=' if most else '>='} {goal:g}{unit}"
+    if value is None:
+        return [name, bound, "not measured", ""]
+    met = value <= goal if most else value >= goal
+    away = abs(value - goal) if unit.strip() == "%" else abs(value / goal - 1) * 100
+    verdict = "met" if met else f"missed by {away:.0f} {'points' if unit.strip() == '%' else '%'}"
+    return [name, bound, f"{value:.2f}{unit}" if unit.strip() != "%" else f"{value:.1f}{unit}", verdict]
+
+
+def targets(results: Results) -> str:
+    lines = []
+    goals = (("ONNX Runtime s8", 1.1, 1.0), ("ONNX Runtime u8", 1.5, 1.3), ("torch float32", 3.5, 3.5))
+    for what, usual, largest in goals:
+        for hidden in (128, 320, 512, 1024):
+            goal = largest if hidden == 1024 else usual
+            lines.append(_target(f"batch 1, H {hidden}, {MIX}, against {what}", goal, results.ratio(hidden, 1, what)))
+    for batch in (16, 64):
+        for what, goal in (("ONNX Runtime u8", 1.2), ("torch float32", 1.8)):
+            lines.append(_target(f"batch {batch}, H 512, {MIX}, against {what}", goal, results.ratio(512, batch, what)))
+    for hidden, batch, goal in ((320, 1, 1.35), (512, 1, 1.35), (1024, 1, 1.35), (512, 16, 1.4)):
+        gain = results.ratio(hidden, batch, OWN + "all high", "all low")
+        lines.append(_target(f"batch {batch}, H {hidden}: all low against all high", goal, gain))
+    alone = {(row["hidden"], row["batch"], row["what"]): row for row in results.kernels["accumulation"]}
+    for hidden in (320, 512):
+        row = alone.get((hidden, 16, "all high"))
+        lines.append(_target(
+            f"products alone, all high, batch 16, H {hidden}, of the peak", 85,
+            None if row is None else 100 * row["share_of_peak"], " %",
+        ))  # fmt: skip
+    two, recorded = results.kernels["threads"], results.kernels["recording"]
+    lines.append(_target(f"two threads over {two['batch']} sequences, H {two['hidden']}", 1.8, two["speedup_of_two"]))
+    steps = f"{recorded['steps']:,} steps, H {recorded['hidden']}"
+    lines.append(_target(f"recording the plan in memory, {steps}", 5, 100 * recorded["memory"], " %", True))
+    lines.append(_target(f"recording the plan into a file, {steps}", 10, 100 * recorded["file"], " %", True))
+    memory, startup = results.memory, results.startup
+    long = "resident set"
+    if memory:
+        long += f", one sequence of {memory['steps']:,} steps, H {memory['hidden']}"
+    lines.append(_target(long, 400, memory.get("resident_mb"), " MB", True))
+    lines.append(_target("second start of `fxp run`", 1.5, startup.get("median_seconds"), " s", True))
+    return table(["target", "goal", "measured", ""], lines)
+
+
+PARTS: dict[str, Callable[[Results], str]] = {
+    "machine": machine, "own": own, "rivals": rivals, "parts": parts, "targets": targets,
+}  # fmt: skip
+
+
+def filled(page: str, results: Results) -> str:
+    """The page with what stands between its markers made anew."""
+    for name, make in PARTS.items():
+        pattern = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.S)
+        page, count = pattern.subn(lambda match, made=make: f"{match[1]}{made(results)}\n{match[2]}", page)
+        if count != 1:
+            raise SystemExit(f"{PAGE}: {count} places for {name}, expected one")
+    return page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    PAGE.write_text(filled(PAGE.read_text(), Results(Path(given[0]) if given else FOLDER)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
