@@ -55,8 +55,8 @@ def machine(results: Results) -> str:
     shared = f"Load average at the start: {load[0]:.1f}." if load else ""
     if busy and load:
         shared = (
-            f"**The machine was shared: its load average was {load[0]:.1f} on {about['cores']} cores. These figures are "
-            f"to be repeated on a quiet machine before any of them is relied on.**"
+            f"**The machine was shared: its load average was {load[0]:.1f} on {about['cores']} cores. These figures "
+            f"are to be repeated on a quiet machine before any of them is relied on.**"
         )
     reads = ", ".join(
         f"{name.split('_')[1]} KiB {value:.0f}" for name, value in limits.items() if name.startswith("read")

@@ -268,3 +268,12 @@ def test_bench_measures_every_case(monkeypatch, capsys):
     assert len(benchmark.table(result)) == len(result["rows"]) + 4
     assert all(len(line) == len(benchmark.COLUMNS) for line in benchmark.table(result))
     assert any("two threads" in line for line in benchmark.notes(result))
+
+
+def test_page_holds_the_results_that_are_kept():
+    from bench import page
+
+    text = page.PAGE.read_text()
+    assert page.filled(text, page.Results(page.FOLDER)) == text
+    for name in page.PARTS:
+        assert f"<!-- measured: {name} -->\n<!-- end -->" not in text

@@ -266,10 +266,10 @@ def project(shape, group, overflows):
     """Accumulators of the projection from the indices in `group.m`, into `group.m_sums`."""
     v = group.m_activations
     blocks = (shape.hidden + 15) // 16
-    negative = np.int32(0)
+    negative = vector.zero()
     for n in range((shape.hidden + 31) // 32):
-        negative += rows.store_bytes(load(group.m + 32 * n), v + 64 * n)
-    correction = vector.halves(np.int32(negative), np.int32(0))
+        negative = add32(negative, rows.store_bytes(load(group.m + 32 * n), v + 64 * n))
+    correction = vector.halves(vector.total32(negative), np.int32(0))
     w = shape.projection
     for p in range(0, shape.output, 4):
         a, b = rows.bytes_of_one(w, v, blocks)

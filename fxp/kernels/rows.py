@@ -357,32 +357,32 @@ def low_start(rows):
 
 @inlined
 def store_bytes(values, place):
-    """Activations of 32 columns for the byte rows; returns the sum of |v| over v < 0."""
+    """Activations of 32 columns for the byte rows; returns sums (as a vector) of |v| over v < 0."""
     sizes = vector.magnitude8(values)
     signs = vector.negative8(values)
     vector.store(place, vector.first_halves(signs, sizes))
     vector.store(place + 32, vector.last_halves(signs, sizes))
-    return vector.total8(both(sizes, signs))
+    return maddwd(maddubs(both(sizes, signs), vector.ones8()), vector.ones16())
 
 
 @inlined
 def store_nibbles(values, place):
-    """Activations of 32 columns for the nibble rows; returns their sum."""
+    """Activations of 32 columns for the nibble rows; returns 8 times their sums (as a vector)."""
     second = vector.last_halves(values, values)
     vector.store(place, vector.first_halves(second, vector.crossed8(values, second)))
-    return vector.total8(values)
+    return vector.shift_left(maddwd(maddubs(vector.ones8(), values), vector.ones16()), vector.spread(np.int32(3)))
 
 
 @inlined
 def expand(source, pairs, high, low, rows):
     """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sums that correct high and low rows."""
-    high_sum, low_sum = np.int32(0), np.int32(0)
+    high_sum, low_sum = vector.zero(), vector.zero()
     for n in range(2 * pairs):
         values = load(source + 32 * n)
-        high_sum += store_bytes(values, high + 64 * n)
+        high_sum = add32(high_sum, store_bytes(values, high + 64 * n))
         values = vector.lower8(values, np.int32(rows.shift), np.int32(rows.low_top))
         if rows.nibbles:
-            low_sum += 8 * store_nibbles(values, low + 32 * n)
+            low_sum = add32(low_sum, store_nibbles(values, low + 32 * n))
         else:
-            low_sum += store_bytes(values, low + 64 * n)
-    return high_sum, low_sum
+            low_sum = add32(low_sum, store_bytes(values, low + 64 * n))
+    return vector.total32(high_sum), vector.total32(low_sum)

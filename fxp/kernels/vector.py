@@ -210,6 +210,7 @@ prefetch = _operation(_prefetch, types.void, types.int64)
 
 
 zero = _operation(lambda b: _filled(WORDS, 0), words)
+ones8 = _operation(lambda b: b.bitcast(_filled(BYTES, 1), WORDS), words)
 ones16 = _operation(lambda b: b.bitcast(_filled(SHORTS, 1), WORDS), words)
 nibbles = _operation(lambda b: b.bitcast(_filled(BYTES, 15), WORDS), words)  # 0x0F in every byte
 spread = _operation(lambda b, v: _broadcast(b, v, WORDS), words, types.int32)
@@ -290,16 +291,14 @@ crossed8 = _operation(_crossed8, words, words, words)
 """16 * first - second + 7, bytewise; within int8 for both in [-8, 7]."""
 
 
-def _total8(builder: Any, v: Any) -> Any:
-    wide = ir.VectorType(WORD, 32)
-    values = builder.sext(builder.bitcast(v, BYTES), wide)
-    kind = ir.FunctionType(WORD, [wide])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v32i32")
-    return builder.call(function, [values])
+def _total32(builder: Any, v: Any) -> Any:
+    kind = ir.FunctionType(WORD, [WORDS])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v8i32")
+    return builder.call(function, [v])
 
 
-total8 = _operation(_total8, types.int32, words)
-"""Sum of 32 int8."""
+total32 = _operation(_total32, types.int32, words)
+"""Sum of the lanes."""
 
 
 def _eight(name: str, generate: Callable[..., Any], result: Any) -> Any:
