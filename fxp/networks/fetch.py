@@ -58,7 +58,7 @@ def fetch(package: Package, folder: Path | None = None) -> Path:
     """
     folder = cache() / "packages" if folder is None else folder
     known = folder / f"{package.name}-{package.version}{'.tar.gz' if package.source else '.whl'}"
-    if known.is_file() and _checksum(known) == package.sha256:
+    if known.is_file() and checksum(known) == package.sha256:
         return known
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +75,13 @@ def fetch(package: Package, folder: Path | None = None) -> Path:
         if done.returncode or len(files) != 1:
             reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
             raise InputError(f"{package.name} {package.version} cannot be fetched with pip: {reason}")
-        if _checksum(files[0]) != package.sha256:
+        if checksum(files[0]) != package.sha256:
             raise InputError(f"{package.name} {package.version}: the file that came has another checksum")
         os.replace(files[0], known)
     return known
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

