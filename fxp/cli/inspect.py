@@ -153,9 +153,11 @@ def diff(
     versions, names) and quantities that only one file recorded are named, but do not count. Example: fxp diff a.h5 b.h5
     --model lm.h5
     """
+    sources = Sources(*filter(None, (first, second, model)))
     import traces
     from fxp import differences
 
+    sources.wait()
     found = differences.find(first, second, None if model is None else traces.Model.read(model))
     if json:
         output.emit_json(_difference_record(found, first, second))
@@ -217,10 +219,12 @@ def dump(
     accumulators --steps 0:8 -o acc.hex
     """
     output.keep(destination, *filter(None, (source, data)))
+    sources = Sources(*filter(None, (source, data)))
     import traces
     from fxp import datafile, network
     from fxp import dump as dumping
 
+    sources.wait()
     opened = traces.open(source)
     if isinstance(opened, traces.Trace):
         with opened, output.naming(source):
