@@ -41,28 +41,37 @@ def work(kind, seed, first, last, folder):
     inputs = fuzz_inputs.Inputs(folder, [kind])
     os.chdir(folder)
     known = set(os.listdir(folder))
-    for number in range(first, last):
-        suffix, content = fuzz_inputs.variant(inputs, kind, seed, number)
+
+    def call(suffix, content, command):
+        """Exit code, standard output and error of a command on an input, and the input's name."""
         file = folder / f"input{suffix}"
         file.write_bytes(content)
-        print(json.dumps({"number": number}), file=report)
-        _reset_peak()
-        before, start = _peak(), _spent()
-        commands = inputs.commands[kind]
-        command = [str(file) if word == "FILE" else str(word) for word in commands[number % len(commands)]]
+        words = [str(file) if word == "FILE" else str(word) for word in command]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                code = _run(command)
+                code = _run(words)
             except BaseException as error:
                 code = f"raised {type(error).__name__}"
-        grown, seconds = _peak() - before, _spent() - start
         file.unlink()
         (folder / "OUT").unlink(missing_ok=True)
+        return code, out.getvalue(), err.getvalue(), str(file)
+
+    commands = inputs.commands[kind]
+    for command in commands:
+        # Compiles what the command needs, which no input is charged with.
+        said = call(*inputs.files[kind][0], command)
+        assert said[0] == 0, f"a valid input was refused: {said}"
+    for number in range(first, last):
+        suffix, content = fuzz_inputs.variant(inputs, kind, seed, number)
+        print(json.dumps({"number": number}), file=report)
+        _reset_peak()
+        before, start = _peak(), _spent()
+        said = call(suffix, content, commands[number % len(commands)])
+        grown, seconds = _peak() - before, _spent() - start
         stray = sorted(set(os.listdir(folder)) - known)
-        outcome = _judge(code, out.getvalue(), err.getvalue(), str(file), grown, seconds, stray)
-        result = {"number": number, "outcome": outcome, "seconds": seconds, "grown": grown, "said": err.getvalue()[:300]}
-        print(json.dumps(result), file=report)
+        result = {"number": number, "outcome": _judge(*said, grown, seconds, stray), "seconds": seconds, "grown": grown}
+        print(json.dumps({**result, "said": said[2][:300]}), file=report)
 
 
 def _judge(code, out, err, name, grown, seconds, stray):
