@@ -147,7 +147,7 @@ def _below(graph: Graph, node: Any) -> tuple[Any, list[Any]] | None:
     """The LSTM whose whole output, and nothing else, is a node's input, and the nodes between."""
     if not node.input or not node.input[_X]:
         return None
-    lower, name, passed = graph.upwards(node.input[_X], lambda n: n.op_type == "LSTM")
+    lower, name, passed = graph.upwards(node.input[_X], lambda n: n.op_type == "LSTM" and n.domain in STANDARD)
     if lower is None or not lower.output or name != lower.output[0]:
         return None
     outputs = _outputs(graph, lower)

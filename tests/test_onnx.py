@@ -1,11 +1,7 @@
 """ONNX models: their float networks against ONNX Runtime, what is taken and left out, and files that mean harm."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +13,7 @@ from onnx import TensorProto, helper
 
 import accel
 import fxp
-from fxp import floating, onnx_layers
+from fxp import cli, floating, onnx_layers
 from fxp.quantise import float_layers
 from traces import InputError
 
@@ -531,24 +527,40 @@ def test_other_files_are_no_models(tmp_path):
 # The command line
 
 
-def run_cli(*arguments):
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root}
-    command = [sys.executable, "-m", "fxp", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture(name="run_cli")
+def _run_cli(capfd):
+    """Runs a command in this process; returns its exit code, output and errors."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        return ended.value.code, *capfd.readouterr()
+
+    return run
 
 
-def test_export_on_the_command_line(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"\x08\x08\x3a\xff\xff\xff\x7f", bytes(range(256)) * 40])
+def test_a_bad_file_ends_the_command_with_2(tmp_path, run_cli, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    np.save(tmp_path / "x.npy", inputs())
+    code, out, said = run_cli("export", tmp_path / "m.onnx", "-o", tmp_path / "m.h5", "-c", tmp_path / "x.npy")
+    assert code == 2 and not out and said.startswith("fxp: ") and said.count("\n") == 1
+    assert "m.onnx" in said and not (tmp_path / "m.h5").exists()
+
+
+def test_export_on_the_command_line(tmp_path, run_cli):
     nodes, initializers = with_head()
     path = samples.save(samples.model(nodes, initializers, "logits", N), tmp_path / "m.onnx")
     np.save(tmp_path / "x.npy", inputs().transpose(1, 0, 2))
     target = tmp_path / "m.h5"
-    done = run_cli("export", path, "-o", target, "-c", tmp_path / "x.npy", "--head", "head", "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    code, out, said = run_cli("export", path, "-o", target, "-c", tmp_path / "x.npy", "--head", "head", "--json")
+    assert code == 0, said
+    result = json.loads(out)
     assert result["taken"] == ["LSTM 'rnn'", "Squeeze 'h'", "MatMul 'head'", "Add 'shift'"]
     assert result["left_out"] == ["Softmax 'shares'"] and result["head"]["scope"] == "step"
     assert fxp.load(target).digest == imported(path, inputs(), head="head").digest
-    bad = run_cli("export", path, "-o", target, "-c", tmp_path / "x.npy", "--node", "nothing")
-    assert bad.returncode == 2 and not bad.stdout
-    assert bad.stderr.startswith("fxp: ") and "no LSTM called 'nothing'" in bad.stderr and bad.stderr.count("\n") == 1
+    code, out, said = run_cli("export", path, "-o", tmp_path / "other.h5", "-c", tmp_path / "x.npy", "--node", "nothing")
+    assert code == 2 and not out
+    assert not (tmp_path / "other.h5").exists()
+    assert said.startswith("fxp: ") and "no LSTM called 'nothing'" in said and said.count("\n") == 1
