@@ -16,6 +16,7 @@ from traces import InputError
 from traces.data import Data, Sequences, targets_of, whole_numbers
 from traces.store import MEMORY, MEMORY_RATIO
 
+HEADER = 1000  # characters of the header of an array, which NumPy parses as Python; plain ones have 118
 ARRAYS = ("values", "offsets", "labels", "label_offsets", "groups")
 
 
@@ -57,7 +58,7 @@ def _array(path: str | os.PathLike[str]) -> np.ndarray:
     with open(path, "rb") as file:
         _check_header(file, os.fstat(file.fileno()).st_size)
         file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+        return np.lib.format.read_array(file, allow_pickle=False, max_header_size=HEADER)
 
 
 def _archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -80,7 +81,7 @@ def _archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             with archive.open(member) as file:
                 _check_header(file, member.file_size)
             with archive.open(member) as file:
-                arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                arrays[name] = np.lib.format.read_array(file, allow_pickle=False, max_header_size=HEADER)
         if "values" not in arrays:
             raise ValueError(f"no array `values` (found {', '.join(archive.namelist()[:9]) or 'none'})")
     return arrays
@@ -92,7 +93,7 @@ def _check_header(file: IO[bytes], size: int) -> None:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format; 1.0 and 2.0 are read")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(file)
+    shape, _, dtype = header(file, max_header_size=HEADER)
     if dtype.hasobject:
         raise ValueError("holds Python objects, which are not loaded")
     if any(extent < 0 for extent in shape) or math.prod(shape) * dtype.itemsize > size - file.tell():

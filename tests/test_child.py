@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import traces_samples as samples
 
 import traces
+from fxp import datafile
 from traces import child
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -147,3 +149,33 @@ def test_memory_stays_within_reason(tmp_path):
     assert path.stat().st_size < 1 << 20
     with pytest.raises(traces.FormatError, match="layer_cycles declares 536870912 bytes, out of proportion"):
         traces.open(path)
+
+
+def numpy_header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "match"),
+    [
+        # NumPy would parse the header for many seconds.
+        (".npy", numpy_header(b"(" * 9000), "is large"),
+        (".npy", numpy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }\n"), "more than the file"),
+        (".npy", numpy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"\x80\x04N.", "Python objects"),
+        (".npz", {"values.npy": (bytes(1 << 20), zipfile.ZIP_BZIP2)}, "only deflate is read"),
+        (".npz", {"values.npy": (bytes(300 << 20), zipfile.ZIP_DEFLATED)}, "64 times its size"),
+        (".npz", {"../x.npy": (b"", zipfile.ZIP_STORED)}, "no array `values`"),
+    ],
+)  # fmt: skip
+def test_numpy_files_that_would_take_time_or_memory(tmp_path, suffix, content, match):
+    path = tmp_path / f"x{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, (member, pack) in content.items():
+                archive.writestr(name, member, pack)
+    start = time.process_time()
+    with pytest.raises(traces.InputError, match=match):
+        datafile.read(path)
+    assert time.process_time() - start < 2 and [entry.name for entry in tmp_path.iterdir()] == [path.name]
