@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-KINDS = ("model", "data", "trace", "estimate", "machine", "npy", "npz", "checkpoint")
+KINDS = ("model", "data", "trace", "estimate", "machine", "npy", "npz", "checkpoint", "onnx")
 SECONDS = 10  # of processor time that an input may take
 PATIENCE = 120  # seconds on the clock, since the machine may have other work
 MEMORY = 1 << 30  # bytes that an input may add to what the program takes

@@ -113,6 +113,18 @@ class Inputs:
         torch.save(module.state_dict(), paths[1], _use_new_zipfile_serialization=False)
         return paths, [["export", "FILE", "-o", "OUT", "-c", self._data()]]
 
+    def onnx(self):
+        from onnx import TensorProto, helper, numpy_helper, save
+
+        rng, path = np.random.default_rng(3), self.folder / "lstm.onnx"
+        shapes = {"W": (1, 16, 3), "R": (1, 16, 4), "B": (1, 32)}
+        weights = [numpy_helper.from_array(rng.normal(size=v).astype(np.float32), k) for k, v in shapes.items()]
+        node = helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], name="lstm", hidden_size=4)
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "XY"]
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:], weights)
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+        return [path], [["export", "FILE", "-o", "OUT", "-c", self._data()]]
+
 
 def variant(inputs, kind, seed, number):
     """Suffix and content of a damaged or hostile input."""
@@ -120,7 +132,7 @@ def variant(inputs, kind, seed, number):
     suffix, original = inputs.files[kind][int(rng.integers(len(inputs.files[kind])))]
     special = {
         "model": _hdf5, "data": _hdf5, "trace": _hdf5, "estimate": _hdf5, "machine": _yaml, "npy": _npy, "npz": _zip,
-        "checkpoint": _zip,
+        "checkpoint": _zip, "onnx": lambda rng, original, folder: _bytes(rng, original),
     }[kind]  # fmt: skip
     for _ in range(int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))):
         original = special(rng, original, inputs.folder) if rng.random() < 0.6 else _bytes(rng, original)
