@@ -28,6 +28,7 @@ _HOME = {
     "from_torch": "export", "from_state_dict": "export", "from_onnx": "onnx_layers", "from_arrays": "arrays",
     "emulate": "emulator", "State": "emulator", "Run": "run",
     "evaluate": "evaluation", "calibrate": "calibration", "emulate_float": "evaluation",
+    "check_precision": "precision", "fit_scales": "scales",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from fxp.formats import Formats
     from fxp.network import Network, load, save
     from fxp.onnx_layers import from_onnx
+    from fxp.precision import check_precision
     from fxp.run import Run
+    from fxp.scales import fit_scales
 
 __all__ = [
-    "Formats", "Network", "Run", "State", "calibrate", "emulate", "emulate_float", "evaluate", "from_arrays",
-    "from_onnx", "from_state_dict", "from_torch", "load", "save",
+    "Formats", "Network", "Run", "State", "calibrate", "check_precision", "emulate", "emulate_float", "evaluate",
+    "fit_scales", "from_arrays", "from_onnx", "from_state_dict", "from_torch", "load", "save",
 ]  # fmt: skip
 
 

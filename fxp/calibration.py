@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from accel.calibrated import Calibrated, Readout
+from accel.calibrated import Calibrated
 from accel.controllers import Controller, Static, describe
-from fxp import offsets, sensitivity
+from fxp import offsets, precision, readout, sensitivity
 from fxp.emulator import emulate
 from fxp.evaluation import emulate_scored
 from fxp.intervals import LEVEL, standard_error, student_quantile
@@ -24,7 +24,6 @@ from fxp.scoring import Scorer
 from traces import Data, InputError
 
 UNIT = 4096  # score units an octave of squared change of the loss
-RIDGE = 0.02  # of the mean variance of h: keeps the readout's weights small where h says little
 FLOOR = 40  # octaves below the most sensitive element at which scores end
 HELD_OUT = 5  # every fifth sequence judges the loss under `max_loss`
 HALVINGS = 8  # of the low share in the search for `max_loss`
@@ -40,14 +39,15 @@ def calibrate(
     max_loss: float | None = None,
     seed: int = 0,
     *,
+    scales: str = precision.AUTO,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Network, Calibrated]:
     """Fit the low precision of a network to data, and make its controller.
 
     The offset bits and low biases are chosen so that low precision matches the float product on the data; the high
-    path keeps its bits. Scores of the controller come from gradients of the float network. Labels are used if data and
-    head have them; without, the squared error of the last layer's h stands in for the loss.
+    path keeps its bits unless scales are fitted. Scores of the controller come from gradients of the float network.
+    Labels are used if data and head have them; without, the squared error of the last layer's h stands in for the loss.
 
     Parameters
     ----------
@@ -62,6 +62,9 @@ def calibrate(
         paired. Without labels the loss is the squared difference of h from static high precision over the square of h.
     seed : int
         Of the random projection that takes the place of labels.
+    scales : {"auto", "keep", "fit"}
+        Whether scales of the inputs and ranges of h are chosen anew (`fit_scales`), which changes the bits of the high
+        path: where `check_precision` finds it lossy, never, or always.
     threads : int
         Does not change a bit.
     progress : callable, optional
@@ -78,6 +81,8 @@ def calibrate(
         Data that does not fit the network, a network of one precision, options out of range, too few sequences.
     """
     _check(network, low_share, max_loss, seed, threads)
+    if scales not in precision.SCALES:
+        raise InputError(f"scales is {scales!r}, expected one of {', '.join(precision.SCALES)}")
     data = as_data(network, data)
     held_out = None
     if max_loss is not None:
@@ -92,14 +97,18 @@ def calibrate(
     whole = data.total
     data = chosen(data)
 
+    network, treatment = precision.treated(network, data, scales, threads)
     observation = Observation(network, data, threads, _part(progress, data.total))
     sides = sum(layer.directions for layer in network.layers)
-    layers, fits = offsets.fit_layers(network.layers, observation, threads=threads, progress=_part(progress, sides))
+    layers, fits = offsets.fit_layers(
+        network.layers, observation, seed, threads=threads, progress=_part(progress, sides)
+    )
     fitted = Network(replace(network.model, layers=layers))
     statistics = sensitivity.measure(layers, observation, seed, _part(progress, 1))
     controller, explained = _controller(fitted, statistics)
     record: dict[str, Any] = {
         "offsets": "fitted",
+        "scales": treatment,
         "data": {"name": data.name, "digest": data.digest(), "sequences": len(data), "steps": data.total, "of": whole},
         "samples": offsets.SAMPLES,
         "sweeps": offsets.SWEEPS,
@@ -175,29 +184,9 @@ def _controller(
     largest = max(values.max() for values in per_product) or 1.0
     octaves = [np.log2(np.maximum(values / largest, 2.0**-FLOOR)) for values in per_product]
     scores: Any = [np.rint(UNIT * values).astype(int).tolist() for values in octaves]
-    fitted = [[_readout(side) for side in sides] for sides in statistics]
+    fitted = [[readout.fit(side.totals, side.before, UNIT) for side in sides] for sides in statistics]
     neurons = tuple(tuple(neuron for neuron, _ in sides) for sides in fitted)
     return Calibrated(0, scores, neurons), [[explained for _, explained in sides] for sides in fitted]
-
-
-def _readout(side: sensitivity.Statistics) -> tuple[Readout, float]:
-    """Ridge regression of a step's log2 squared change on the h indices before it, in integers."""
-    size, steps = len(side.h), max(side.steps, 1)
-    mean, level = side.h / steps, side.level / steps
-    gram = side.gram - steps * np.outer(mean, mean)
-    cross = side.cross - steps * level * mean
-    spread = side.level_square - steps * level * level
-    ridge = RIDGE * float(np.trace(gram)) / size
-    if not (ridge > 0 and spread > 0):
-        return Readout((0,) * size, 0, 0), 0.0
-    weights = np.linalg.solve(gram + ridge * np.eye(size), cross)
-    explained = float(2 * weights @ cross - weights @ gram @ weights) / spread
-    scaled = UNIT * weights
-    largest = float(np.abs(scaled).max())
-    shift = int(np.clip(math.floor(math.log2(127 / largest)), 0, 31)) if largest > 0 else 0
-    integers = np.clip(np.rint(scaled * 2.0**shift), -127, 127).astype(int)
-    bias = -int(np.clip(round(float(integers @ mean) / 2**shift), -(2**29), 2**29))
-    return Readout(tuple(integers.tolist()), shift, bias), explained
 
 
 class Levels:

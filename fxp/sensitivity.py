@@ -57,6 +57,41 @@ def impacts(
     ------
     Impact, every step of every sequence once for each layer and direction
     """
+    for members, batch, number, sides in _gradients(observation, seed, progress):
+        for direction, dz in enumerate(sides):
+            change, before = _errors(layers[number], number, direction, observation, members)
+            product = batch.rows(dz) * change
+            yield Impact(number, direction, product.reshape(len(change), 4, -1).sum(axis=1), before)
+
+
+def magnitudes(
+    observation: Observation, steps: np.ndarray, seed: int = 0, progress: Callable[[float], None] | None = None
+) -> list[list[np.ndarray]]:
+    """|dL/dz| of every row at some steps: float32 [len(steps), 4H] for each layer and direction.
+
+    Parameters
+    ----------
+    observation, seed : as for `impacts`
+    steps : ascending int array
+        Places in the concatenation of all sequences, each in the direction's order of processing (`Observation.side`).
+    """
+    starts = np.concatenate([[0], np.cumsum(observation.lengths)])
+    made = [
+        [np.zeros((len(steps), 4 * layer.hidden_size), np.float32) for _ in range(layer.directions)]
+        for layer in observation.network.layers
+    ]
+    for members, _, number, sides in _gradients(observation, seed, progress):
+        for column, member in enumerate(members):
+            first, last = np.searchsorted(steps, starts[member : member + 2])
+            for direction, dz in enumerate(sides):
+                made[number][direction][first:last] = np.abs(dz[steps[first:last] - starts[member], column])
+    return made
+
+
+def _gradients(
+    observation: Observation, seed: int, progress: Callable[[float], None] | None
+) -> Iterator[tuple[list[int], _Batch, int, list[np.ndarray]]]:
+    """Some sequences, as a batch, a layer, and dL/dz [T, B, 4H] of its directions in the order of processing."""
     floats = quantise.float_layers(observation.network.model)
     generator = np.random.default_rng(seed)
     for members in _groups(observation.lengths):
@@ -74,10 +109,7 @@ def impacts(
             if number < len(floats) - 1:
                 states = _unrolled(floats[number], batch, inputs[number])
             pre, gradient = _backward(floats[number], batch, states, gradient)
-            for direction, dz in enumerate(pre):
-                change, before = _errors(layers[number], number, direction, observation, members)
-                product = batch.rows(dz) * change
-                yield Impact(number, direction, product.reshape(len(change), 4, -1).sum(axis=1), before)
+            yield members, batch, number, pre
         if progress is not None:
             progress(sum(batch.lengths) / observation.steps)
 
@@ -88,33 +120,30 @@ class Statistics:
     Attributes
     ----------
     power : float64 [H], sum of the squared change of the loss by each element
-    steps : int, steps with a change that is not zero
-    h, gram : float64 [R] and [R, R], sums of the h indices before those steps and of their products
-    level, level_square, cross : sums of log2 of a step's squared change over all elements, of its square, and of its
-        products with h (float64 [R])
     """
 
     def __init__(self, layer: traces.Layer):
         self.power = np.zeros(layer.hidden_size)
-        self.steps = 0
-        self.h = np.zeros(layer.output_size)
-        self.gram = np.zeros((layer.output_size, layer.output_size))
-        self.cross = np.zeros(layer.output_size)
-        self.level = self.level_square = 0.0
+        self._totals: list[np.ndarray] = []
+        self._before = [np.zeros((0, layer.output_size), np.int8)]
 
     def add(self, impact: Impact) -> None:
         """Take in some steps."""
         squares = impact.values.astype(np.float64) ** 2
         self.power += squares.sum(axis=0)
         total = squares.sum(axis=1)
-        felt = total > 0
-        h, level = impact.before[felt].astype(np.float64), np.log2(total[felt])
-        self.steps += len(h)
-        self.h += h.sum(axis=0)
-        self.gram += h.T @ h
-        self.cross += level @ h
-        self.level += float(level.sum())
-        self.level_square += float(level @ level)
+        self._totals.append(total[total > 0])
+        self._before.append(impact.before[total > 0])
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Squared change of the loss by all elements of a step, float64 [steps], for the steps where it is not zero."""
+        return np.concatenate([*self._totals, np.zeros(0)])
+
+    @property
+    def before(self) -> np.ndarray:
+        """h indices before those steps, int8 [steps, R]."""
+        return np.concatenate(self._before)
 
 
 def measure(

@@ -9,10 +9,10 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import calibration, cli, floating, intervals, matching, offsets, sensitivity
+from fxp import calibration, cli, floating, intervals, matching, offsets, readout, sensitivity
 from fxp.kernels import offsets as kernels
 from fxp.observation import Observation, as_data, chosen
-from fxp.quantise import float_layers, low_activations
+from fxp.quantise import build, float_layers, low_activations
 from fxp.scoring import Scorer
 from traces import InputError
 
@@ -49,7 +49,8 @@ def case(request, make_network):
 def problem_of(network, data, layer=0, direction=0):
     observation = Observation(network, data)
     side = observation.side(layer, direction)
-    return observation, offsets.Problem(network.layers[layer], direction, network.formats, side), side
+    steps = offsets.spread(len(side.x))
+    return observation, offsets.Problem(network.layers[layer], direction, network.formats, side, steps), side
 
 
 def weighted_error(network, layer, direction, side, offset, row):
@@ -136,6 +137,49 @@ def test_descent_against_a_plain_twin():
     assert np.allclose(record[:, 2], (weight * left).sum(axis=1))
 
 
+def test_fit_starts_near_the_least_squares_and_ends_no_worse_than_it_began(case):
+    network, data = case
+    observation, problem, side = problem_of(network, data)
+    layer, steps = network.layers[0], offsets.spread(len(side.x))
+    given, rows = given_bits(layer, 0), slice(0, 4 * layer.hidden_size)
+    started, from_given = (problem.solve(rows, bits, 50)[1][:, 1] for bits in (problem.start(), given))
+    assert started.mean() < 1.02 * from_given.mean()
+    assert (problem.start() <= problem.free).all()
+    importance = sensitivity.magnitudes(observation, steps)[0][0]
+    made = offsets.fit(layer, 0, network.formats, side, steps=steps, importance=importance)
+    assert (made.after <= made.before).all()
+    assert made.after.sum() < 0.9 * made.before.sum()
+    weighed = offsets.Problem(layer, 0, network.formats, side, steps, importance)
+    bits = np.concatenate([made.wx_offset, made.wh_offset], axis=1)
+    assert np.allclose(weighed.variance(rows, bits), made.after, rtol=1e-6, atol=1e-12)
+    assert np.allclose(weighed.weights(rows), (importance / importance.sum(axis=0)).T, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_magnitudes_are_the_gradients_of_the_impacts(number, make_network, monkeypatch):
+    network = make_network(seed=number, **SHAPES[number])
+    observation = Observation(network, make_data(network, 5, 9))
+    gate = 2
+
+    def one_gate(layer, number, direction, observation, members):
+        h = np.concatenate([observation.before(number, direction, n) for n in members])
+        error = np.zeros((len(h), 4, layer.hidden_size), np.float32)
+        error[:, gate] = 1
+        return error.reshape(len(h), -1), h
+
+    monkeypatch.setattr(sensitivity, "_errors", one_gate)
+    found = sensitivity.magnitudes(observation, np.arange(observation.steps))
+    some = sensitivity.magnitudes(observation, np.arange(1, observation.steps, 3))
+    order = sorted(range(5), key=lambda n: -observation.lengths[n])
+    starts = np.concatenate([[0], np.cumsum(observation.lengths)])
+    place = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order])
+    for impact in sensitivity.impacts(network.layers, observation):
+        width = network.layers[impact.layer].hidden_size
+        values = found[impact.layer][impact.direction]
+        assert np.array_equal(values[place, gate * width : (gate + 1) * width], np.abs(impact.values))
+        assert np.array_equal(some[impact.layer][impact.direction], values[1::3])
+
+
 def test_calibration_leaves_the_high_path_and_gives_a_valid_model(case):
     network, data = case
     made, _ = fxp.calibrate(network, data, low_share=0.5)
@@ -159,7 +203,10 @@ def test_calibration_leaves_the_high_path_and_gives_a_valid_model(case):
 
 
 def test_fitted_bits_and_bias_bring_low_precision_nearer(make_network):
-    network = make_network(hidden=(24,), features=6, seed=5)
+    lively = make_network(hidden=(24,), features=6, seed=5)
+    # A recurrence that forgets: in a chaotic one any error grows to the same size.
+    calm = [replace(layer, wh=0.2 * layer.wh) for layer in float_layers(lively.model)]
+    network = fxp.Network(build(calm, list(make_data(lively, 5)), lively.formats))
     made, _ = fxp.calibrate(network, make_data(network, 40), low_share=0.5)
     unbiased = fxp.Network(replace(made.model, layers=[replace(n, low_bias=n.low_bias * 0) for n in made.layers]))
     test = make_data(network, 40, seed=9)
@@ -238,12 +285,16 @@ def test_readout_recovers_what_the_steps_depend_on(make_network):
     level = 0.02 * before[:, 2].astype(float) - 0.01 * before[:, 5]
     values = np.repeat(2.0 ** (level[:, None] / 2), 8, axis=1).astype(np.float32)
     side.add(sensitivity.Impact(0, 0, values, before))
-    neuron, explained = calibration._readout(side)
+    neuron, explained = readout.fit(side.totals, side.before, calibration.UNIT)
     weights = np.array(neuron.weights) / 2.0**neuron.shift / calibration.UNIT
     assert explained == pytest.approx(1, abs=0.01)
     assert weights == pytest.approx([0, 0, 0.02, 0, 0, -0.01, 0, 0], abs=1e-3)
     assert max(map(abs, neuron.weights)) > 63
-    silent, nothing = calibration._readout(sensitivity.Statistics(network.layers[0]))
+    # Of noise whose logarithm has another mean, the expectation counts.
+    noise = rng.gamma(0.3 + 2.0 * (before[:, 0] > 0), 1, 4000) + 1e-9
+    noisy, _ = readout.fit(noise, before, calibration.UNIT)
+    assert noisy.weights[0] == max(map(abs, noisy.weights)) > 3 * max(map(abs, noisy.weights[1:]))
+    silent, nothing = readout.fit(np.zeros(0), np.zeros((0, 8), np.int8), calibration.UNIT)
     assert silent == accel.Readout((0,) * 8, 0, 0)
     assert nothing == 0
 
@@ -286,7 +337,7 @@ def test_requested_shares_are_reached(case):
     for share in (0.0, 0.3, 0.75, 1.0):
         made, controller = fxp.calibrate(network, data, low_share=share)
         reached = fxp.emulate(made, data, controller).low_share
-        assert reached == pytest.approx(share, abs=0 if share in (0, 1) else 0.03)
+        assert reached == pytest.approx(share, abs=0 if share in (0, 1) else 0.05)
         mask = fxp.emulate(made, data, controller.static(share)).low_share
         assert mask == pytest.approx(share, abs=1.01 / elements)
 

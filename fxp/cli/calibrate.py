@@ -32,13 +32,21 @@ def calibrate(
         typer.Option(help="Instead: tolerated loss relative to static high precision, such as 0.001 or 0.1%."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random projection used without labels.")] = 0,
+    scales: Annotated[
+        str,
+        typer.Option(
+            help="Scales of inputs and ranges of h: auto (chosen anew where 8 bits are lossy), keep, or fit; choosing "
+            "them anew changes the bits of the high precision."
+        ),
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
     progress: Lines = False,
     json: Json = False,
 ) -> None:
     """Fit the low precision to data, choose a controller, and write a model that carries both.
 
-    The 8-bit path keeps its bits. Example: fxp calibrate lm.h5 train.h5 -o lm-60.h5 --low-share 0.6
+    The high precision keeps its bits unless its scales are chosen anew; what is printed says so.
+    Example: fxp calibrate lm.h5 train.h5 -o lm-60.h5 --low-share 0.6
     """
     sources = Sources(model, data)
     from fxp import calibration, datafile, network
@@ -54,8 +62,9 @@ def calibrate(
             raise InputError(f"{data}: {error}") from None
     with output.progress("calibrating", 1000, json, progress) as advance:
         made, controller = calibration.calibrate(
-            net, loaded, share, loss, seed, threads=threads, progress=None if advance is None else _thousandths(advance)
-        )
+            net, loaded, share, loss, seed, scales=scales, threads=threads,
+            progress=None if advance is None else _thousandths(advance),
+        )  # fmt: skip
     network.save(made, destination)
     record = {key: value for key, value in made.model.calibration.items() if key != "controller"}
     if json:
@@ -75,8 +84,9 @@ def calibrate(
     if "held_out" in record:
         held = record["held_out"]
         caption += (
-            f"; on {held['sequences']} held-out sequences {output.percent(held['low_share'])} low lose "
-            f"{100 * held['loss']:.3f} % (upper end of the one-sided 95 % interval {100 * held['loss_upper']:.3f} %)"
+            f"\njudged on {held['sequences']} held-out sequences of this data: at "
+            f"{output.percent(held['low_share'])} low they lose {100 * held['loss']:.3f} %, upper end of the one-sided "
+            f"95 % interval {100 * held['loss_upper']:.3f} %. Other data may lose more: judge with fxp compare"
         )
     output.table(
         f"{model.name} calibrated on {data.name}",
@@ -84,7 +94,23 @@ def calibrate(
         rows,
         caption,
     )
+    treatment = record["scales"]
+    output.warn(treatment["warnings"])
+    output.console().print(_about(treatment, made.formats.high), markup=False)
     output.console().print(f"model: {destination} (run it with --controller calibrated)", markup=False)
+
+
+def _about(treatment: dict[str, Any], high: int) -> str:
+    """What became of the high precision."""
+    off = f"h of the last layer is off by {treatment['output_error']:.1%} of its spread against float"
+    if not treatment["changed"]:
+        return f"the {high}-bit path keeps its bits; {off}"
+    equalised = "" if treatment["inputs"] is None else "inputs equalised, "
+    ranges = ", ".join(output.number(value, 3) for value in treatment["h"])
+    return (
+        f"the {high}-bit path changed its bits: {equalised}range of h {ranges}; {off} "
+        f"({treatment['output_error_before']:.1%} before)"
+    )
 
 
 def _number(option: str, text: str | None) -> float | None:

@@ -81,7 +81,7 @@ def export(
 
     Example: fxp export lm.onnx -o lm.h5 -c train.h5 --head /head/MatMul
     """
-    from fxp import datafile, network
+    from fxp import datafile, network, precision
     from fxp.formats import Formats
 
     kind = {".onnx": "ONNX models", ".npz": "named arrays"}.get(source.suffix.lower(), "checkpoints")
@@ -107,8 +107,9 @@ def export(
             made = _from_arrays(source, data, formats, head, head_scope, embedding, common)
         else:
             made = _from_checkpoint(source, data, formats, prefix, head, head_scope or "step", embedding, common)
+        checked = precision.check_precision(made, data)
     network.save(made, destination)
-    _show(describe_model(made.model, destination) | more, json)
+    _show(describe_model(made.model, destination) | more, json, checked)
 
 
 def _check(source: Path, kind: str, calibration: Path) -> None:
@@ -193,7 +194,7 @@ def quantize(
     Example: fxp quantize lm.h5 -o lm-6-3.h5 -c train.h5 --high 6 --low 3 --profile fixed
     """
     sources = Sources(model, calibration)
-    from fxp import datafile, network, quantise
+    from fxp import datafile, network, precision, quantise
     from fxp.formats import Formats
 
     formats = Formats(high, low, profile, accumulator_bits, overflow, granularity)
@@ -202,8 +203,9 @@ def quantize(
     source = network.load(model).model
     with output.naming(model, calibration), datafile.read(calibration) as data:
         made = quantise.requantise(source, data, formats, str(calibration))
+        checked = precision.check_precision(network.Network(made), data)
     made.write(destination)
-    _show(describe_model(made, destination), json)
+    _show(describe_model(made, destination), json, checked)
 
 
 def info(
@@ -323,10 +325,13 @@ def _describe_trace(trace: Any, path: Path) -> dict[str, Any]:
     }
 
 
-def _show(result: dict[str, Any], json: bool) -> None:
+def _show(result: dict[str, Any], json: bool, checked: Any = None) -> None:
+    """Print a description and, of a network just made, what `fxp.check_precision` found lossy."""
     if json:
-        output.emit_json(result)
+        output.emit_json(result if checked is None else {**result, "precision": checked.to_dict()})
         return
+    if checked is not None:
+        output.warn(checked.lines())
     screen = output.console()
     for key, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -47,6 +47,12 @@ def console() -> Console:
     return _Output(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False, emoji=False)
 
 
+def warn(lines: Sequence[str]) -> None:
+    """Print warnings on standard error."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
     """Print a table: the first column is text, all others numbers."""
     out = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
