@@ -1,0 +1,140 @@
+"""Measure calibration: losses at equal low shares, and the cost of calibrating a large network.
+
+    python -m bench.calibration losses MODEL CALIBRATION DATA [--shares 0.57 0.76] [--scales auto]
+    python -m bench.calibration cost [--hidden 1024 1024 1024] [--steps 50000]
+
+`losses` calibrates a model file (without offsets fitted before) and judges it on other data: random, a static mask by the
+same sensitivities, and the calibrated controller, each at the share given, against static high precision, sequences
+paired. `cost` calibrates random weights and prints processor seconds and the largest memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fxp
+from accel import Random, Static
+from fxp import calibration, datafile
+from fxp.evaluation import emulate_scored
+from fxp.formats import Formats
+from fxp.intervals import LEVEL, standard_error, student_quantile
+from fxp.quantise import FloatLayer, build
+from fxp.scoring import Scorer
+
+
+def losses(model: Path, calibrating: Path, judging: Path, shares: list[float], scales: str) -> dict[str, Any]:
+    """Losses of one network, one row a share and controller.
+
+    Parameters
+    ----------
+    model, calibrating, judging : files of the model, of the data to calibrate on, and of that to judge on
+    shares : low shares
+    scales : as `fxp.calibrate` takes it
+
+    Returns
+    -------
+    dict
+        `static`: the metric at static high precision; `rows`: controller, low share reached, loss (positive where the
+        metric is worse), its two-sided 95 % interval, and the upper end of the one-sided one relative to `static`;
+        `calibrated - mask` compares those two.
+    """
+    network = fxp.load(model)
+    with datafile.read(calibrating) as source:
+        data = calibration.as_data(network, source)
+    with datafile.read(judging) as source:
+        judged = calibration.as_data(network, source)
+    made, first = fxp.calibrate(network, data, low_share=shares[0], scales=scales)
+    scorer = Scorer(made, judged)
+    high = emulate_scored(scorer, Static(made.formats.high)).totals
+    sign = -1 if scorer.metric.higher_is_better else 1
+    weights = np.asarray(scorer.weights, np.float64)
+    static = float(high.sum() / weights.sum())
+
+    def row(name: str, share: float | None, lost: np.ndarray) -> dict[str, Any]:
+        error = standard_error(lost, np.zeros_like(lost), weights)
+        reach, loss = student_quantile(0.5 + LEVEL / 2, len(lost) - 1) * error, float(lost.sum() / weights.sum())
+        upper = loss + student_quantile(LEVEL, len(lost) - 1) * error
+        relative = {"relative": loss / abs(static), "relative_upper": upper / abs(static)} if static else {}
+        return {
+            "controller": name,
+            "low_share": share,
+            "loss": loss,
+            "interval": [loss - reach, loss + reach],
+            **relative,
+        }
+
+    def lost(controller: Any) -> tuple[np.ndarray, float]:
+        scored = emulate_scored(scorer, controller)
+        return sign * (scored.totals - high), scored.run.low_share
+
+    everything, _ = lost(Static(made.formats.low))
+    rows = [row("all low", 1.0, everything)]
+    for number, share in enumerate(shares):
+        controller = first if number == 0 else fxp.calibrate(network, data, low_share=share, scales=scales)[1]
+        by_controller, reached = lost(controller)
+        by_mask, mask_share = lost(controller.static(reached))
+        by_chance, chance = lost(Random(reached))
+        rows += [row("random", chance, by_chance), row("static mask", mask_share, by_mask)]
+        rows += [row("calibrated", reached, by_controller), row("calibrated - mask", reached, by_controller - by_mask)]
+    return {
+        "model": str(model),
+        "metric": scorer.name,
+        "sequences": len(high),
+        "static": static,
+        "scales": made.model.calibration["scales"],
+        "rows": rows,
+    }
+
+
+def cost(hidden: list[int], features: int, steps: int, length: int) -> dict[str, Any]:
+    """Processor seconds and peak memory of calibrating random weights without labels on one thread."""
+    generator = np.random.default_rng(0)
+    layers, size = [], features
+    for width in hidden:
+        wx, wh = (generator.normal(0, n**-0.5, (1, 4 * width, n)).astype(np.float32) for n in (size, width))
+        layers.append(FloatLayer(wx, wh, np.zeros((1, 4 * width), np.float32)))
+        size = width
+    inputs = [generator.normal(size=(length, features)).astype(np.float32) for _ in range(steps // length)]
+    network = fxp.Network(build(layers, inputs[:8], Formats()))
+    begun, wall = time.process_time(), time.monotonic()
+    fxp.calibrate(network, inputs, low_share=0.6)
+    return {
+        "hidden": hidden,
+        "steps": len(inputs) * length,
+        "processor_seconds": round(time.process_time() - begun),
+        "wall_seconds": round(time.monotonic() - wall),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    """Parse the command line and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    judge = commands.add_parser("losses")
+    for name in ("model", "calibration", "data"):
+        judge.add_argument(name, type=Path)
+    judge.add_argument("--shares", type=float, nargs="+", default=[0.57, 0.76])
+    judge.add_argument("--scales", default="auto")
+    large = commands.add_parser("cost")
+    large.add_argument("--hidden", type=int, nargs="+", default=[1024, 1024, 1024])
+    large.add_argument("--features", type=int, default=128)
+    large.add_argument("--steps", type=int, default=50_000)
+    large.add_argument("--length", type=int, default=200)
+    given = parser.parse_args()
+    if given.command == "losses":
+        result = losses(given.model, given.calibration, given.data, given.shares, given.scales)
+    else:
+        result = cost(given.hidden, given.features, given.steps, given.length)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
