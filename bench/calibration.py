@@ -3,9 +3,9 @@
     python -m bench.calibration losses MODEL CALIBRATION DATA [--shares 0.57 0.76] [--scales auto]
     python -m bench.calibration cost [--hidden 1024 1024 1024] [--steps 50000]
 
-`losses` calibrates a model file (without offsets fitted before) and judges it on other data: random, a static mask by the
-same sensitivities, and the calibrated controller, each at the share given, against static high precision, sequences
-paired. `cost` calibrates random weights and prints processor seconds and the largest memory of the process.
+`losses` calibrates a model file (without offsets fitted before) and judges it on other data: random, a static mask by
+the same sensitivities, and the calibrated controller, each at the share given, against static high precision,
+sequences paired. `cost` calibrates random weights and prints processor seconds and the largest memory of the process.
 """
 
 from __future__ import annotations

@@ -200,6 +200,7 @@ def test_quantize_and_info(here, capfd, tmp_path):
     model = traces.Model.read(tmp_path / "m.h5")
     assert (model.high, model.low, model.profile, model.accumulator_bits) == (6, 3, "fixed", 16)
     assert (model.overflow, model.granularity, model.metric) == ("clamp", "gate", "accuracy")
+    assert result.pop("precision")["high"] == 6
     assert result == answer(capfd, "info", tmp_path / "m.h5")
     assert result["digest"] == model.digest() and result["kind"] == "model" and result["head"]["scope"] == "step"
     shutil.copy(tmp_path / "m.h5", tmp_path / "again.h5")
