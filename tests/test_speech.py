@@ -140,17 +140,25 @@ def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
     monkeypatch.setattr(debian, "package", lambda wanted: path)
     monkeypatch.setattr(speaker, "CALIBRATION", 8)
     monkeypatch.setattr(speaker, "HELD_OUT", 20)
-    speaker._prompts.cache_clear()
+    for cached in (speaker._prompts, speaker._thresholds):
+        cached.cache_clear()
     try:
         held_out, seen = speaker.held_out(), speaker.calibration()
         parts = [speaker._prompts(name) for name in speaker.SPEAKERS]
+        low, high = speaker._thresholds()
     finally:
-        speaker._prompts.cache_clear()
+        for cached in (speaker._prompts, speaker._thresholds):
+            cached.cache_clear()
     assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 5
     assert (len(held_out), len(seen)) == (100, 48)
     assert held_out.groups.tolist() == np.repeat(range(5), 20).tolist()
     assert seen.groups.tolist() == [*np.repeat(range(5), 8).tolist(), *[0] * 8]
     assert (np.diff(held_out.offsets) == 160).all()
+    # Both inputs of a band add up to its power.
+    assert held_out.features == seen.features == 80 and (low > 0).all() and (low < high).all()
+    assert all((x[:, :40] <= low).all() and (x >= 0).all() for x in held_out)
+    sums = [(x[:, :40] + x[:, 40:]).astype(np.float32) for x in held_out]
+    np.testing.assert_allclose(sums[:20], speaker._evenly(parts[0][1], 20), rtol=1e-6)
     contents = {x.tobytes() for x in held_out}
     assert len(contents) == 20
     assert not contents & {x.tobytes() for x in seen}

@@ -151,7 +151,7 @@ ENTRIES = {
         ),
         Entry(
             "speaker",
-            "LSTM 3x256 on 40 mel bands, linear embedding of 256 on the last step",
+            "LSTM 3x256 on 40 mel bands in two parts each, linear embedding of 256 on the last step",
             "who speaks: verification by the angle between embeddings",
             "equal_error",
             "encoder of Resemblyzer 0.1.4; Debian's asterisk-core-sounds-*-wav and asterisk-prompt-it-menardi-wav",
@@ -163,9 +163,9 @@ ENTRIES = {
                 "calibration.h5": "fxp.networks.speaker:calibration",
             },
             digests={
-                "model.h5": "61f141ad1fe5c1e4d898bc38f0d682fb3fad240bde568d3276bc5b9c5026b021",
-                "data.h5": "8bb65fd961e7f22f2e90d160d2128e3171d9ddb60b8023e01e08a8537f23f10e",
-                "calibration.h5": "78f9a5a5ae252243d8885ec106f180bb1cfc6596c9dd9288d7baebf55f48c180",
+                "model.h5": "36db71c311d26beb6408a362b40b1a00925535896ade38fe8a68b856fd66178f",
+                "data.h5": "9196ee00c260fb846275132fd16b5b0c3792ec18a8268f91db886f49cd0faed3",
+                "calibration.h5": "60305787b5fa6b813bb64e4544520212cd8d1312a8114b6dfe266ad7f9b2ccbd",
             },
         ),
     )

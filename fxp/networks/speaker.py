@@ -22,7 +22,8 @@ METRIC = "equal_error"
 
 # Of the prompts of a speaker in the order of their names, every fourth calibrates.
 PERIOD = 4
-CALIBRATION, HELD_OUT = 30, 80  # prompts of a speaker
+CALIBRATION, HELD_OUT = 30, 60  # prompts of a speaker
+QUIET = 1e-4  # power, less than what is typical of speech
 
 RESEMBLYZER = fetch.Package(
     "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", False, "Apache-2.0"
@@ -90,21 +91,27 @@ def calibration() -> traces.Data:
     return _data([_evenly(_prompts(name)[0], CALIBRATION) for name in names], groups, "speaker calibration")
 
 
-def model(by_band: bool = True) -> traces.Model:
-    """The encoder, quantised: three LSTM layers of 256 and a linear head on the last step.
+def model(scaled: bool = True) -> traces.Model:
+    """The encoder, quantised: three LSTM layers of 256 and a linear head on the last step. The weights of a band are
+    those of both its inputs, so that the float network is the encoder as it came.
 
     Parameters
     ----------
-    by_band : bool
-        A scale for each band of the input, the largest power in the calibration data. Bands differ in power by orders
-        of magnitude: with one scale for all, eight bits lose the quiet ones.
+    scaled : bool
+        A scale for each input: the range of the lower part of a band is what its threshold says, that of the excess
+        ends at its 99th percentile. With one scale for all inputs, eight bits lose the quiet bands.
     """
-    state, seen = weights(), calibration()
+    state = weights()
+    lstm = dict(export.select(state, "lstm"))
+    lstm["weight_ih_l0"] = np.concatenate([np.asarray(lstm["weight_ih_l0"])] * 2, axis=1)
+    low, high = _thresholds()
+    scale = np.concatenate([low, high - low])
+    seen = [np.minimum(features, scale) if scaled else features for features in calibration()]
     network = export.from_state_dict(
-        export.select(state, "lstm"),
-        list(seen),
+        lstm,
+        seen,
         export.readout(export.select(state, "linear"), "last"),
-        input_scale=np.max([features.max(axis=0) for features in seen], axis=0) if by_band else None,
+        input_scale=scale if scaled else None,
         name="speaker encoder 3x256",
         metric=METRIC,
         origin="resemblyzer/pretrained.pt of Resemblyzer 0.1.4",
@@ -140,6 +147,27 @@ def _prompts(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return parts
 
 
+@cache
+def _thresholds() -> tuple[np.ndarray, np.ndarray]:
+    """Power of each band, float32 [bands], that 80 % and 99 % of the calibration frames stay below; at least `QUIET`
+    apart from zero and from each other, since bands above 4 kHz are empty."""
+    frames = np.concatenate(
+        [x for name in (*SPEAKERS, CALIBRATION_ONLY) for x in _evenly(_prompts(name)[0], CALIBRATION)]
+    )
+    low, high = np.quantile(frames, (0.8, 0.99), axis=0)
+    low = np.maximum(low, QUIET)
+    return low.astype(np.float32), np.maximum(high, low + QUIET).astype(np.float32)
+
+
+def _parts(power: np.ndarray) -> np.ndarray:
+    """Each band as two inputs that add up to it, float32 [frames, 2 * bands]: power up to a threshold, and the excess.
+
+    Speech is quiet most of the time: one input of eight bits would see little but its loudest moments.
+    """
+    low = np.minimum(power, _thresholds()[0])
+    return np.concatenate([low, power - low], axis=1)
+
+
 def _evenly(prompts: list[np.ndarray], count: int) -> list[np.ndarray]:
     """`count` of the prompts, evenly spaced."""
     if len(prompts) < count:
@@ -149,7 +177,7 @@ def _evenly(prompts: list[np.ndarray], count: int) -> list[np.ndarray]:
 
 def _data(prompts: list[list[np.ndarray]], groups: list[int], name: str) -> traces.Data:
     return traces.Data.of(
-        [features for some in prompts for features in some],
+        [_parts(features) for some in prompts for features in some],
         groups=np.repeat(groups, [len(some) for some in prompts]),
         name=name,
         metric=METRIC,
