@@ -224,7 +224,7 @@ def _same_shapes(found: Differences, a: Trace, b: Trace) -> bool:
     if len(a.layers) != len(b.layers):
         found.headers.append(("number of layers", len(a.layers), len(b.layers)))
     for number, layers in enumerate(zip(a.layers, b.layers, strict=False)):
-        for name in ("input_size", "hidden_size", "output_size", "directions", "projected"):
+        for name in ("input_size", "hidden_size", "output_size", "directions", "projected", "peepholes"):
             sizes = [getattr(layer, name) for layer in layers]
             if sizes[0] != sizes[1]:
                 found.headers.append((f"layers/{number}/{name}", sizes[0], sizes[1]))

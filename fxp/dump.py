@@ -178,7 +178,7 @@ def _projection(network: Network, layer: int, direction: int) -> Part:
     return _matrix("wp", about, high, index[direction], column="element")
 
 
-_BY_DIRECTION = ("wx_scale", "wh_scale", "wp_scale", "bias", "low_bias")
+_BY_DIRECTION = ("wx_scale", "wh_scale", "wp_scale", "bias", "low_bias", "peephole")
 _BY_LAYER = ("x_scale", "h_scale", "m_scale", "input_scale")
 
 
@@ -200,6 +200,9 @@ def _unit(network: Network, layer: int, direction: int, name: str) -> Part:
     if name == "unit-bias":
         about = f"{name}: 32 bits, 11 of them fraction, two's complement; {order}"
         return _matrix(name, about, 32, unit.bias.reshape(2, -1))
+    if name == "unit-peephole":
+        about = f"{name}: m and e of docs/numerics.md, 6.5, 32 bits, two's complement; a row a weight, gates i, f, o"
+        return _matrix(name, about, 32, unit.peephole.reshape(-1, 2), column="m_e")
     if name in ("unit-output", "unit-projection"):
         pairs = np.atleast_2d(unit.output if name == "unit-output" else unit.projection)
         about = f"{name}: m and e of docs/numerics.md, 6.6, 32 bits, two's complement; a row a multiplier"
@@ -252,6 +255,7 @@ def model_parts(network: Network, layer: int = 0, direction: int = 0) -> dict[st
     if fixed:
         names += ["unit-x-exponent", "unit-h-exponent", "unit-output"]
         names += ["unit-projection"] if stored.projected else []
+        names += ["unit-peephole"] if stored.peephole is not None else []
     parts |= {name: partial(_unit, *place, name) for name in names}
     parts["activation-low"] = partial(_activation_table, network)
     if fixed:

@@ -205,8 +205,9 @@ def test_a_trace_is_dumped_word_by_word(tmp_path, capsys, profile, monkeypatch):
 
 
 @pytest.mark.parametrize("numbers", [{}, {"profile": "fixed"}, {"high": 6, "low": 6}, {"high": 7, "low": 3, "profile": "fixed"}])
-def test_a_model_is_dumped_whole(make_network, tmp_path, numbers):
-    network = make_network((5, 4), directions=2, projection=3, **numbers)
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_a_model_is_dumped_whole(make_network, tmp_path, numbers, peepholes):
+    network = make_network((5, 4), directions=2, projection=3, peepholes=peepholes, **numbers)
     formats = Formats(**numbers)
     for layer, direction in ((0, 0), (1, 1)):
         stored = network.layers[layer]
@@ -231,6 +232,10 @@ def test_a_model_is_dumped_whole(make_network, tmp_path, numbers):
         for index in range(1 - half, half):
             found = signed([read["activation-low"][index % (2 * half)]], formats.low)[0]
             assert found == twin.low_activation(index, formats.high, formats.low)
+        assert ("peephole" in read) == peepholes
+        if peepholes:
+            values = np.array(read["peephole"], np.uint32).view(np.float32)
+            assert (values == stored.peephole[direction]).all()
         rows = {}
         if formats.profile == "fixed":
             unit = twin.FixedUnit(network, stored, direction)
@@ -240,6 +245,9 @@ def test_a_model_is_dumped_whole(make_network, tmp_path, numbers):
                 rows[side] = list(zip(read[f"unit-{side}"], exponents.tolist(), strict=True))
                 assert rows[side] == [row[at] for low in (False, True) for row in unit.rows[low]]
             assert signed(read["unit-bias"], 32).tolist() == [row[2] for low in (False, True) for row in unit.rows[low]]
+            if peepholes:
+                pairs = signed(read["unit-peephole"], 32).reshape(-1, 2).tolist()
+                assert pairs == [list(pair) for part in unit.peephole for pair in part]
             assert signed(read["unit-output"], 32).tolist() == list(unit.to_m)
             assert signed(read["unit-projection"], 32).reshape(-1, 2).tolist() == [list(pair) for pair in unit.to_p]
         else:
