@@ -86,7 +86,7 @@ def position_means(used: Usage) -> tuple[np.ndarray, np.ndarray, int]:
 
 def share_by_position(used: Usage, title: str) -> Figure:
     """The low share at each position of the sequences."""
-    figure, axes = sheet()
+    figure, axes = sheet(left=0.74)
     positions, share, _ = position_means(used)
     if len(positions) == 1:
         axes.plot(positions, share, "o", color=LOW)
@@ -117,7 +117,7 @@ def run_classes(used: Usage) -> tuple[list[str], np.ndarray]:
 
 def dwell(used: Usage, title: str, bits: tuple[int, int] = (8, 4)) -> Figure:
     """How long elements stay at one precision: the element-steps by the length of the run that they lie in."""
-    figure, axes = sheet()
+    figure, axes = sheet(left=0.74)
     names, share = run_classes(used)
     places = np.arange(len(names))
     for side, colour, shift in ((1, LOW, -0.21), (0, HIGH, 0.21)):
