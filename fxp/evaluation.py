@@ -54,6 +54,10 @@ class Row:
             return f"static {self.parameters['bits']} bits"
         if self.controller == "delta":
             return f"delta {self.parameters['threshold']:g}"
+        if self.controller == "peak" and self.parameters["beta"] != controllers.Peak().beta:
+            return f"peak, beta {self.parameters['beta']:.3g}"
+        if self.controller == "oracle":
+            return "oracle (a bound)"
         if self.controller == "calibrated" and self.parameters["readout"] is None:
             return "static mask"
         return self.controller
@@ -250,13 +254,51 @@ def evaluate(
     return compare(scorer, controllers, engine=engine, threads=threads, progress=progress)
 
 
-def compare(scorer: Scorer, chosen: Sequence[Any], **options: Any) -> Table:
-    """The table of `evaluate` for a scorer; options as in `emulate_scored`."""
-    baseline, results = run_all(scorer, chosen, options)
+class Finished:
+    """Runs of one scorer, each made once; built-in controllers of equal parameters are the same run.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    progress : callable, optional
+        Called with the number of finished steps.
+    options : engine and threads, as in `emulate_scored`
+    """
+
+    def __init__(self, scorer: Scorer, progress: Callable[[int], None] | None = None, **options: Any):
+        self.scorer = scorer
+        self._progress, self._options = progress, options
+        self._runs: list[tuple[Any, Scored]] = []
+
+    def scored(self, controller: Any) -> Scored:
+        """The run of a controller: made now unless it was made before."""
+        for known, scored in self._runs:
+            if known is controller or known == controller:
+                return scored
+        scored = emulate_scored(self.scorer, controller, progress=self._progress, **self._options)
+        self._runs.append((controller, scored))
+        return scored
+
+    @property
+    def baseline(self) -> Scored:
+        """The run at static high precision."""
+        return self.scored(controllers.Static(self.scorer.network.formats.high))
+
+
+def compare(
+    scorer: Scorer,
+    chosen: Sequence[Any],
+    finished: Finished | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Table:
+    """The table of `evaluate` for a scorer; runs that are finished are not made again."""
+    finished = Finished(scorer, progress, **options) if finished is None else finished
+    results = run_all(finished, chosen)
+    baseline = finished.baseline.totals
     rows = [
-        float_row(scorer, baseline.totals)
-        if scored is None
-        else controller_row(scorer, controller, scored, baseline.totals)
+        float_row(scorer, baseline) if scored is None else controller_row(scorer, controller, scored, baseline)
         for controller, scored in results
     ]
     return table(scorer, rows)
@@ -284,33 +326,25 @@ def default_controllers(network: Network) -> list[Any]:
     ]
 
 
-def run_all(
-    scorer: Scorer, chosen: Sequence[Any], options: dict[str, Any]
-) -> tuple[Scored, list[tuple[Any, Scored | None]]]:
-    """Emulate every controller once; static high precision is always run, for the differences.
+def run_all(finished: Finished, chosen: Sequence[Any]) -> list[tuple[Any, Scored | None]]:
+    """Emulate every controller once.
 
     Returns
     -------
-    baseline : Scored of static high precision
-    results : (controller, Scored or None for "float") in the order of `chosen`
+    (controller, Scored or None for "float") in the order of `chosen`
     """
     for controller in chosen:
         if not isinstance(controller, str):
             controllers.check(controller)
         elif controller not in ("float", MATCHED):
             raise InputError(f"controller {controller!r} is unknown: give objects of accel, 'float' or {MATCHED!r}")
-    high = controllers.Static(scorer.network.formats.high)
-    baseline = emulate_scored(scorer, high, **options)
-    done: dict[int, Scored] = {}
-    for number, controller in enumerate(chosen):
-        if not isinstance(controller, str):
-            done[number] = baseline if controller == high else emulate_scored(scorer, controller, **options)
+    done = {n: finished.scored(controller) for n, controller in enumerate(chosen) if not isinstance(controller, str)}
     results: list[tuple[Any, Scored | None]] = []
     for number, controller in enumerate(chosen):
         if controller == MATCHED:
             if not done:
                 raise InputError(f"{MATCHED!r} takes the low share of another controller, and there is none")
             controller = controllers.Random(low_share=done[max(done)].run.low_share)
-            done[number] = emulate_scored(scorer, controller, **options)
+            done[number] = finished.scored(controller)
         results.append((controller, done.get(number)))
-    return baseline, results
+    return results

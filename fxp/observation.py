@@ -61,7 +61,7 @@ class Observation:
         inputs = Inputs(network, data)
         self.features = [inputs.whole(n) for n in range(len(inputs))]
         self.lengths = [len(x) for x in self.features]
-        self.labels = _labels(network, data)
+        self.labels = labels_of(network, data)
         engine = CompiledEngine(network)
         self._indices = [engine.quantise_input(x) for x in self.features]
         self._run = emulate(
@@ -116,7 +116,8 @@ def in_order(values: np.ndarray, direction: int) -> np.ndarray:
     return values[::-1] if direction else values
 
 
-def _labels(network: Network, data: Data) -> list[np.ndarray] | None:
+def labels_of(network: Network, data: Data) -> list[np.ndarray] | None:
+    """Labels of every sequence, checked against the head; None where there are no labels or no head."""
     head = network.model.head
     if head is None or data.labels is None:
         return None

@@ -7,8 +7,9 @@ activations of a run at high precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,15 @@ BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence go
 class Impact:
     """First-order changes of the loss in one direction of a layer, for the steps of some sequences.
 
-    values : float32 [steps, H]; before : int8 [steps, R], h indices before each step.
+    values : float32 [steps, H]; before : int8 [steps, R], h indices before each step; members : the sequences whose
+    steps follow one another in both, in the order of processing.
     """
 
     layer: int
     direction: int
     values: np.ndarray
     before: np.ndarray
+    members: Sequence[int] = ()
 
 
 def impacts(
@@ -61,7 +64,7 @@ def impacts(
         for direction, dz in enumerate(sides):
             change, before = _errors(layers[number], number, direction, observation, members)
             product = batch.rows(dz) * change
-            yield Impact(number, direction, product.reshape(len(change), 4, -1).sum(axis=1), before)
+            yield Impact(number, direction, product.reshape(len(change), 4, -1).sum(axis=1), before, members)
 
 
 def magnitudes(
@@ -90,12 +93,12 @@ def magnitudes(
 
 def _gradients(
     observation: Observation, seed: int, progress: Callable[[float], None] | None
-) -> Iterator[tuple[list[int], _Batch, int, list[np.ndarray]]]:
+) -> Iterator[tuple[list[int], Batch, int, list[np.ndarray]]]:
     """Some sequences, as a batch, a layer, and dL/dz [T, B, 4H] of its directions in the order of processing."""
     floats = quantise.float_layers(observation.network.model)
     generator = np.random.default_rng(seed)
     for members in _groups(observation.lengths):
-        batch = _Batch([observation.features[n] for n in members])
+        batch = Batch([observation.features[n] for n in members])
         inputs = [batch.x]
         for stored in floats[:-1]:
             inputs.append(_outputs(batch, _unrolled(stored, batch, inputs[-1])))
@@ -159,19 +162,20 @@ def measure(
     return statistics
 
 
-class _Batch:
+class Batch:
     """Sequences of unequal length as one padded array [time, batch, features], pads at the end."""
 
     def __init__(self, sequences: list[np.ndarray]):
         self.lengths = [len(x) for x in sequences]
-        self.x = self._padded(sequences)
+        self.x = self.padded(sequences)
         steps = np.arange(self.x.shape[0])[:, None]
         lengths = np.array(self.lengths)
         self._inside = steps < lengths
         self._mirror = np.where(self._inside, lengths - 1 - steps, steps)
 
-    def _padded(self, sequences: list[np.ndarray]) -> np.ndarray:
-        out = np.zeros((max(self.lengths), len(sequences), sequences[0].shape[1]), np.float32)
+    def padded(self, sequences: Any) -> np.ndarray:
+        """Arrays [time, K] of all sequences as one [T, B, K] of their type, zeros in the pads."""
+        out = np.zeros((max(self.lengths), len(sequences), sequences[0].shape[1]), sequences[0].dtype)
         for n, x in enumerate(sequences):
             out[: len(x), n] = x
         return out
@@ -216,7 +220,7 @@ class _States:
     h: np.ndarray
 
 
-def _unrolled(layer: FloatLayer, batch: _Batch, x: np.ndarray) -> list[_States]:
+def _unrolled(layer: FloatLayer, batch: Batch, x: np.ndarray) -> list[_States]:
     """The directions of a layer, for inputs [T, B, N] in time positions."""
     return [_direction(layer, d, batch.oriented(x, d)) for d in range(layer.wx.shape[0])]
 
@@ -251,13 +255,13 @@ def _direction(layer: FloatLayer, d: int, x: np.ndarray) -> _States:
     return _States(gates, c, h)
 
 
-def _outputs(batch: _Batch, states: list[_States]) -> np.ndarray:
+def _outputs(batch: Batch, states: list[_States]) -> np.ndarray:
     """Outputs of a layer, float32 [T, B, D * R], in time positions."""
     return np.concatenate([batch.oriented(side.h, d) for d, side in enumerate(states)], axis=2)
 
 
 def _backward(
-    layer: FloatLayer, batch: _Batch, states: list[_States], gradient: np.ndarray
+    layer: FloatLayer, batch: Batch, states: list[_States], gradient: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Gradients of the pre-activations, [T, B, 4H] a direction in the order of processing, and of the inputs."""
     output = layer.wh.shape[2]
@@ -288,7 +292,7 @@ def _backward(
     return pre, inputs
 
 
-def _loss_gradient(observation: Observation, members: list[int], batch: _Batch, h: np.ndarray) -> np.ndarray:
+def _loss_gradient(observation: Observation, members: list[int], batch: Batch, h: np.ndarray) -> np.ndarray:
     """Gradient of the summed loss by the last layer's h, [T, B, D * R]."""
     head, labels = observation.network.model.head, observation.labels
     assert head is not None and labels is not None

@@ -9,11 +9,10 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import calibration, cli, floating, intervals, matching, offsets, readout, sensitivity
+from fxp import calibration, cli, floating, intervals, offsets, readout, sensitivity
 from fxp.kernels import offsets as kernels
 from fxp.observation import Observation, as_data, chosen
 from fxp.quantise import build, float_layers, low_activations
-from fxp.scoring import Scorer
 from traces import InputError
 
 SHAPES = [
@@ -424,21 +423,6 @@ def test_loss_and_its_interval_against_the_evaluation(make_network):
     outputs = [np.concatenate(fxp.emulate(bare, data, c).outputs).astype(float) for c in (low, accel.Static(8))]
     expected = ((outputs[0] - outputs[1]) ** 2).sum() / (outputs[1] ** 2).sum()
     assert calibration.Judge(bare, unlabelled).loss(low)[0] == pytest.approx(expected)
-
-
-def test_rivals_have_the_share_of_the_controller(make_network):
-    network = make_network(hidden=(40,), classes=4, seed=1)
-    data = make_data(network, 20)
-    made, controller = fxp.calibrate(network, data, low_share=0.6)
-    chosen_set = matching.rivals(Scorer(made, data), controller)
-    rows = list(fxp.evaluate(made, data, chosen_set))
-    names = ["float", "static", "static", "random", "peak", "random", "delta", "calibrated", "calibrated"]
-    assert [row.controller for row in rows] == names
-    assert rows[3].low_share == pytest.approx(rows[4].low_share, abs=0.02)
-    for row in rows[5:]:
-        assert row.low_share == pytest.approx(rows[8].low_share, abs=0.03)
-    assert rows[7].parameters["readout"] is None
-    assert rows[8].parameters["readout"] is not None
 
 
 # The observed part

@@ -52,7 +52,8 @@ def calibrate(
     from fxp import calibration, datafile, network
 
     output.keep(destination, model, data)
-    share, loss = _number("--low-share", low_share), _number("--max-loss", max_loss)
+    share = None if low_share is None else output.share("--low-share", low_share)
+    loss = None if max_loss is None else output.share("--max-loss", max_loss)
     sources.wait()
     net = network.load(model)
     with datafile.read(data) as source:
@@ -111,18 +112,6 @@ def _about(treatment: dict[str, Any], high: int) -> str:
         f"the {high}-bit path changed its bits: {equalised}range of h {ranges}; {off} "
         f"({treatment['output_error_before']:.1%} before)"
     )
-
-
-def _number(option: str, text: str | None) -> float | None:
-    """A number, or a percentage."""
-    if text is None:
-        return None
-    bare = text.strip().removesuffix("%")
-    try:
-        value = float(bare)
-    except ValueError:
-        raise InputError(f"{option} is {text!r}: expected a number such as 0.6, or a percentage such as 60%") from None
-    return value / 100 if bare != text.strip() else value
 
 
 def _thousandths(advance: Any) -> Any:

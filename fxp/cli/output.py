@@ -81,6 +81,16 @@ def percent(value: float | None, sign: bool = False) -> str:
     return "-" if value is None else f"{100 * value:{'+' if sign else ''}.1f} %"
 
 
+def share(option: str, text: str) -> float:
+    """A number, or a percentage, that a user gave; InputError for anything else."""
+    bare = text.strip().removesuffix("%")
+    try:
+        value = float(bare)
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: expected a number such as 0.6, or a percentage such as 60%") from None
+    return value / 100 if bare != text.strip() else value
+
+
 def interval(bounds: tuple[float, float] | None, digits: int = 4) -> str:
     """An interval for a table, or a dash."""
     return "-" if bounds is None else f"[{number(bounds[0], digits, True)}, {number(bounds[1], digits, True)}]"

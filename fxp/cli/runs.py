@@ -126,8 +126,15 @@ def compare(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All rivals of the model's calibrated controller; the default if it has one.")
+        bool, typer.Option("--all", help="Every controller at equal low shares; the default for a calibrated model.")
     ] = False,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="Low shares to compare at, such as 40%,57%,76%,90%; default: the controller's own."),
+    ] = None,
+    oracle: Annotated[
+        bool, typer.Option(help="With every controller: also the bound that knows the future. It takes gradients.")
+    ] = True,
     metric: Metric = None,
     head: Head = None,
     engine: Engine = "fast",
@@ -140,39 +147,40 @@ def compare(
 ) -> None:
     """Compare controllers on one model and data set, with paired 95 % intervals.
 
-    Default set: float, static high, static low, random at the low share of peak, peak; for a calibrated model also
-    random, delta and static mask at the low share that its controller reaches on the data, and that controller.
-    Example: fxp compare lm.h5 held-out.h5; with your own metric: fxp compare lm.h5 held-out.h5 --metric
-    my_metric.py:Metric
+    Default set: float, static high, static low, random at the low share of peak, peak. For a calibrated model, with
+    --all or with --shares also random, peak, delta, static mask and calibrated controller at equal low shares, and the
+    oracle: a bound that no hardware can reach, since it knows the future.
+    Examples: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90%; with your own metric: fxp compare lm.h5
+    held-out.h5 --metric my_metric.py:Metric
     """
     sources = Sources(model, data)
     from fxp import calibration, datafile, engines, evaluation, matching, network
 
     engines.check(engine)
+    if controller and (everything or shares):
+        raise InputError("give --all or --shares, or --controller, not both")
+    wanted = None if shares is None else [output.share("--shares", text) for text in shares.split(",")]
     sources.wait()
     net = network.load(model)
-    chosen: list[Any] | None = None
-    if controller:
-        chosen = [
-            c if c in ("float", evaluation.MATCHED) else controllers.parse(c, net.formats.high, net.formats.low, net)
-            for c in controller
-        ]
-    carried = None if chosen is not None else calibration.stored(net)
-    if everything and chosen is not None:
-        raise InputError("give --all or --controller, not both")
-    if everything and carried is None:
-        raise InputError(f"{model}: --all needs a calibrated model: make one with fxp calibrate")
+    chosen: list[Any] = [
+        c if c in ("float", evaluation.MATCHED) else controllers.parse(c, net.formats.high, net.formats.low, net)
+        for c in controller or ()
+    ]
+    carried = None if chosen else calibration.stored(net)
     with datafile.read(data) as source:
         scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
         digest = source.digest() if resume else ""
-        with resuming(resume, scorer, digest, metric, head, {"command": "compare"}) as journal:
-            options: dict[str, Any] = {"engine": engine, "threads": threads, "journal": journal}
-            if carried is not None:
-                chosen = matching.rivals(scorer, carried, **options)
-            elif chosen is None:
-                chosen = evaluation.default_controllers(net)
-            with output.progress("emulating", steps_left(journal, scorer, len(chosen) + 1), json, progress) as advance:
-                table = evaluation.compare(scorer, chosen, progress=advance, **options)
+        points = len(wanted or [0])
+        everyone = not chosen and (carried is not None or everything or wanted is not None)
+        runs = len(chosen) + 1 if chosen else 4 + (6 * points if everyone else 0)
+        with (
+            resuming(resume, scorer, digest, metric, head, {"command": "compare"}) as journal,
+            output.progress("emulating", steps_left(journal, scorer, runs), json, progress) as advance,
+        ):
+            finished = evaluation.Finished(scorer, advance, engine=engine, threads=threads, journal=journal)
+            if everyone:
+                chosen = matching.rivals(scorer, carried, finished, wanted, oracle)
+            table = evaluation.compare(scorer, chosen or evaluation.default_controllers(net), finished)
     if json:
         output.emit_json(table.to_dict())
         return
@@ -186,13 +194,17 @@ def compare(
         ]
         for row in table
     ]
+    caption = (
+        f"{table.sequences} sequences, {table.steps:,} steps; differences from static high precision, paired "
+        f"over sequences; {'higher' if table.higher_is_better else 'lower'} is better"
+    )
+    if any(row.controller == "oracle" for row in table):
+        caption += "; oracle: knows the future, a bound and no controller"
     output.table(
         f"{model.name} on {data.name}: {table.metric.replace('_', ' ')}{f' ({table.unit})' if table.unit else ''}",
         ["controller", "metric", "difference", "95 % interval", "low share"],
         rows,
-        f"{table.sequences} sequences, {table.steps:,} steps; differences from static high precision, paired "
-        f"over sequences; "
-        f"{'higher' if table.higher_is_better else 'lower'} is better",
+        caption,
     )
 
 

@@ -12,12 +12,13 @@ from fxp import matching, networks
 from fxp.calibration import calibrate
 from fxp.evaluation import Scored, emulate_scored, float_row
 from fxp.network import load
+from fxp.oracle import Impacts, Oracle
 from fxp.scoring import Loss, Scorer
 from traces import InputError
 
 SHARES = (0.57,)
 SEED = 0
-VARIANTS = 4  # rows a share
+VARIANTS = 6  # rows a share
 
 
 def evaluate(
@@ -32,9 +33,9 @@ def evaluate(
     """Calibrate a network at each low share on its calibration data, and judge controllers on its held-out data.
 
     All rows are of the calibrated network (its fitted offset bits and low biases), so that they differ by the
-    controller alone. For each share: the calibrated controller, and random, delta and the static mask at the share that
-    it reaches (delta as near as a threshold found on 8,192 steps comes). Then peak with its default parameters at its
-    own share, and random at that share. Losses are differences from static high precision, sequences paired.
+    controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the oracle (a
+    bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or threshold found on
+    8,192 steps comes. Then peak with its default parameters at its own share, and random at that share. Losses are differences from static high precision, sequences paired.
 
     Parameters
     ----------
@@ -87,10 +88,13 @@ def evaluate(
             trial = matching.chosen(matching.as_data(fitted, data), matching.TRIAL)
             spent = emulate_scored(judge, calibrated, **options)
             reached = spent.run.low_share
+            at = matching.Trial(fitted, trial, reached, threads)
             rivals: dict[str, Any] = {
                 "random": controllers.Random(reached),
-                "delta": matching.delta_at(fitted, trial, reached, threads=threads),
+                "peak": at.peak(),
+                "delta": at.delta(),
                 "static mask": calibrated.static(reached),
+                "oracle (a bound)": Oracle(Impacts(fitted, data), reached),
             }
             for which, rival in rivals.items():
                 rows.append(row(judge, which, share, emulate_scored(judge, rival, **options)))
