@@ -463,7 +463,7 @@ def test_command_line(make_network, tmp_path, capsys):
     assert json.loads(text)["low_share"] == pytest.approx(0.5, abs=0.03)
     code, text, _ = run_cli(capsys, "compare", out, data, "--all", "--json")
     assert code == 0
-    assert len(json.loads(text)["rows"]) == 9
+    assert len(json.loads(text)["rows"]) == 11
     code, text, _ = run_cli(capsys, "compare", out, data)
     assert "static mask" in text
     code, text, _ = run_cli(capsys, "calibrate", tmp_path / "m.h5", data, "-o", out, "--max-loss", "5%")

@@ -150,7 +150,7 @@ def compare(
     Default set: float, static high, static low, random at the low share of peak, peak. For a calibrated model, with
     --all or with --shares also random, peak, delta, static mask and calibrated controller at equal low shares, and the
     oracle: a bound that no hardware can reach, since it knows the future.
-    Examples: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90%; with your own metric: fxp compare lm.h5
+    Example: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90%; with your own metric: fxp compare lm.h5
     held-out.h5 --metric my_metric.py:Metric
     """
     sources = Sources(model, data)
