@@ -28,7 +28,7 @@ _HOME = {
     "from_torch": "export", "from_state_dict": "export", "from_onnx": "onnx_layers", "from_arrays": "arrays",
     "emulate": "emulator", "State": "emulator", "Run": "run",
     "evaluate": "evaluation", "calibrate": "calibration", "emulate_float": "evaluation",
-    "check_precision": "precision", "fit_scales": "scales",
+    "check_precision": "precision", "fit_scales": "scales", "finetune": "finetuning",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fxp.emulator import State, emulate
     from fxp.evaluation import emulate_float, evaluate
     from fxp.export import from_state_dict, from_torch
+    from fxp.finetuning import finetune
     from fxp.formats import Formats
     from fxp.network import Network, load, save
     from fxp.onnx_layers import from_onnx
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Formats", "Network", "Run", "State", "calibrate", "check_precision", "emulate", "emulate_float", "evaluate",
-    "fit_scales", "from_arrays", "from_onnx", "from_state_dict", "from_torch", "load", "save",
+    "finetune", "fit_scales", "from_arrays", "from_onnx", "from_state_dict", "from_torch", "load", "save",
 ]  # fmt: skip
 
 

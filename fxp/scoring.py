@@ -44,6 +44,8 @@ class Scorer:
         h from the float network.
     head : callable, optional
         Takes the place of the network's head: float32 [time, outputs] of a whole sequence -> array [time, C].
+    reference : Network, optional
+        The network whose float outputs count where there are no labels; default: `network` itself.
 
     Attributes
     ----------
@@ -53,8 +55,17 @@ class Scorer:
         False where outputs are compared with the float network.
     """
 
-    def __init__(self, network: Network, data: Sequences, where: str = "", metric: Any = None, head: Any = None):
+    def __init__(
+        self,
+        network: Network,
+        data: Sequences,
+        where: str = "",
+        metric: Any = None,
+        head: Any = None,
+        reference: Network | None = None,
+    ):
         self.network = network
+        self._reference = network if reference is None else reference
         self.data = data
         self.inputs = Inputs(network, data, where)
         self.head: Any = head if head is not None else network.model.head
@@ -130,7 +141,7 @@ class Scorer:
     def float_outputs(self) -> list[np.ndarray]:
         """Outputs of the float network, float32 [time, outputs] a sequence."""
         if self._float is None:
-            self._float = float_outputs(self.network, self.inputs)
+            self._float = float_outputs(self._reference, Inputs(self._reference, self.data))
         return self._float
 
     def sheet(self) -> Sheet:

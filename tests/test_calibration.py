@@ -471,7 +471,7 @@ def test_command_line(make_network, tmp_path, capsys):
     assert "held-out" in text
     for arguments in (
         ("run", tmp_path / "m.h5", data, "--controller", "calibrated"),
-        ("compare", tmp_path / "m.h5", data, "--all"),
+        ("compare", out, data, "--shares", "57"),
         ("compare", out, data, "--all", "--controller", "peak"),
         ("calibrate", tmp_path / "m.h5", data, "-o", data),
         ("calibrate", tmp_path / "m.h5", data, "-o", out, "--low-share", "many"),

@@ -129,7 +129,7 @@ COMMANDS = sorted(commands(typer.main.get_command(app)))
 
 
 def test_the_commands_are_there():
-    expected = {"export", "quantize", "info", "run", "compare", "estimate", "reproduce", "warmup", "demo", "arch show", "calibrate"}
+    expected = {"export", "quantize", "info", "run", "compare", "estimate", "reproduce", "warmup", "demo", "arch show", "calibrate", "finetune"}
     assert expected <= {" ".join(path) for path in COMMANDS}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from fxp import __version__
-from fxp.cli import accelerator, calibrate, inspect, models, networks, runs, service
+from fxp.cli import accelerator, calibrate, finetune, inspect, models, networks, runs, service
 
 # Typer has carried its own copy of click since 0.28, so the base of its errors is found through one of them.
 USAGE_ERROR: type[Exception] = next(
@@ -38,5 +38,5 @@ def _root(
     pass
 
 
-for module in (models, calibrate, runs, accelerator, inspect, service, networks):
+for module in (models, calibrate, finetune, runs, accelerator, inspect, service, networks):
     module.register(app)

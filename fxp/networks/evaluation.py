@@ -33,9 +33,10 @@ def evaluate(
     """Calibrate a network at each low share on its calibration data, and judge controllers on its held-out data.
 
     All rows are of the calibrated network (its fitted offset bits and low biases), so that they differ by the
-    controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the oracle (a
-    bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or threshold found on
-    8,192 steps comes. Then peak with its default parameters at its own share, and random at that share. Losses are differences from static high precision, sequences paired.
+    controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the oracle
+    (a bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or threshold found on
+    8,192 steps comes. Then peak with its default parameters at its own share, and random at that share. Losses are
+    differences from static high precision, sequences paired.
 
     Parameters
     ----------
