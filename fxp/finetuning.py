@@ -190,6 +190,8 @@ def _torch() -> Any:
 def _check(network: Any, steps: Any, learning_rate: Any, seed: Any, batch: Any, teacher: Any) -> None:
     if not isinstance(network, Network):
         raise InputError(f"network is {type(network).__name__}, expected fxp.Network (fxp.load, fxp.from_torch)")
+    if any(layer.peephole is not None for layer in network.layers):
+        raise InputError("the network has peepholes, which fine-tuning does not train")
     for name, value, least in (("steps", steps, 1), ("seed", seed, 0), ("batch", batch, 1)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} is {value!r}, expected an int of at least {least}")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fxp.cli import controllers, output
-from fxp.cli.models import Json
+from fxp.cli.models import Json, Lines
+from fxp.cli.sources import Sources
 from traces import InputError
 
 
@@ -31,6 +32,7 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 1e-3,
     batch: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of sequences.")] = 0,
+    progress: Lines = False,
     json: Json = False,
 ) -> None:
     """Train a model for its quantised arithmetic, every forward pass being the emulation under the controller.
@@ -38,11 +40,13 @@ def finetune(
     The result is compared with the static high network tuned as long, since tuning alone may improve a network.
     Example: fxp finetune lm-60.h5 train.h5 -o tuned.h5 --steps 200
     """
+    sources = Sources(*(path for path in (model, data, judge) if path is not None))
     from fxp import calibration, datafile, finetuning, network
 
     output.keep(destination, model, data)
     if static is not None and controller is not None:
         raise InputError("give --static or --controller, not both")
+    sources.wait()
     net = network.load(model)
     text = f"static:bits={static}" if static is not None else controller
     chosen = None if text is None else controllers.parse(text, net.formats.high, net.formats.low, net)
@@ -53,7 +57,7 @@ def finetune(
     else:
         with datafile.read(judge) as source, output.naming(judge):
             judged = calibration.as_data(net, source)
-    with output.progress("tuning", steps * (1 if alone else 2), json) as advance:
+    with output.progress("tuning", steps * (1 if alone else 2), json, progress) as advance:
         made, rows = finetuning.tune_and_judge(
             net, training, judged, chosen, alone=alone, steps=steps, learning_rate=learning_rate, seed=seed,
             batch=batch, progress=advance,
