@@ -100,10 +100,10 @@ def evaluate(
             for which, rival in rivals.items():
                 rows.append(row(judge, which, share, emulate_scored(judge, rival, **options)))
             rows.append(row(judge, "calibrated", share, spent))
-        # The fit of the offset bits does not depend on the share, so peak is the same for all.
+        # The fit of the offset bits does not depend on the share, so peak by default is the same for all.
         peak = emulate_scored(judge, controllers.Peak(), **options)
         random = emulate_scored(judge, controllers.Random(peak.run.low_share), **options)
-        rows += [row(judge, "peak", None, peak), row(judge, "random at the share of peak", None, random)]
+        rows += [row(judge, "peak by default", None, peak), row(judge, "random at the share of peak", None, random)]
         return {
             "network": name,
             "metric": scorer.name,
