@@ -48,6 +48,13 @@ class Row:
     overflows: int | None
 
     @property
+    def family(self) -> str:
+        """Rows of one family differ in their low share alone: the controller in words, without its parameters."""
+        if self.controller in ("peak", "delta", "oracle"):
+            return {"oracle": "oracle (a bound)"}.get(self.controller, self.controller)
+        return self.label
+
+    @property
     def label(self) -> str:
         """The controller in words."""
         if self.controller == "static":

@@ -15,7 +15,7 @@ import numpy as np
 from accel import controllers
 from accel.calibrated import Calibrated
 from accel.controllers import Static
-from fxp import calibration, floating, offsets, quantise
+from fxp import calibration, floating, offsets, precision, quantise
 from fxp.emulator import emulate
 from fxp.evaluation import emulate_scored
 from fxp.metrics import MULTI, SEQUENCE, kind_of
@@ -100,7 +100,7 @@ def finetune(
     if not refresh or controller == Static(network.formats.high) or network.formats.shift == 0:
         return network, controller
     if share is not None:
-        return calibration.calibrate(network, data, low_share=share, seed=seed)
+        return calibration.calibrate(network, data, low_share=share, seed=seed, scales=precision.KEEP)
     observation = Observation(network, chosen(data))
     layers, fits = offsets.fit_layers(network.layers, observation)
     record["finetuning"]["layers"] = fits

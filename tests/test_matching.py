@@ -6,7 +6,8 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import evaluation, matching, networks, oracle
+from fxp import cli, evaluation, matching, networks, oracle
+from fxp.figures import loss_against_share
 from fxp.observation import Observation, subset
 from fxp.oracle import Impacts, Oracle
 from fxp.scoring import Scorer
@@ -69,6 +70,23 @@ def test_several_shares(calibrated):
             assert table[start + n].low_share == pytest.approx(share, abs=0.06)
     with pytest.raises(InputError, match="between 0 and 1"):
         matching.rivals(scorer, controller, finished, [0.5, 57.0])
+
+
+def test_points_of_one_kind_are_joined_in_the_picture(calibrated, tmp_path):
+    network, controller, data = calibrated
+    fxp.save(network, tmp_path / "m.h5")
+    data.write(tmp_path / "d.h5")
+    picture = tmp_path / "loss.svg"
+    options = ["--shares", "30%,80%", "--no-oracle", "--json", "--plot", str(picture)]
+    assert cli._run(["compare", str(tmp_path / "m.h5"), str(tmp_path / "d.h5"), *options]) == 0
+    assert picture.read_text().count("static mask") == 1
+    scorer = Scorer(network, data)
+    finished = evaluation.Finished(scorer)
+    rows = evaluation.compare(scorer, matching.rivals(scorer, controller, finished, [0.3, 0.8], oracle=False), finished).rows
+    (axes,) = loss_against_share(rows).axes
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.lines if not line.get_label().startswith("_")}
+    assert drawn["static mask"] == [row.low_share for row in rows if row.label == "static mask"]
+    assert len(drawn["peak"]) == 3 and len(drawn["random"]) == 3 and "float" not in drawn
 
 
 def test_without_calibration_the_share_is_that_of_peak(make_network):

@@ -135,6 +135,9 @@ def compare(
     oracle: Annotated[
         bool, typer.Option(help="With every controller: also the bound that knows the future. It takes gradients.")
     ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of loss against low share to write (.png, .svg or .pdf).")
+    ] = None,
     metric: Metric = None,
     head: Head = None,
     engine: Engine = "fast",
@@ -150,13 +153,14 @@ def compare(
     Default set: float, static high, static low, random at the low share of peak, peak. For a calibrated model, with
     --all or with --shares also random, peak, delta, static mask and calibrated controller at equal low shares, and the
     oracle: a bound that no hardware can reach, since it knows the future.
-    Example: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90%; with your own metric: fxp compare lm.h5
-    held-out.h5 --metric my_metric.py:Metric
+    Example: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90% --plot loss.svg; with your own metric: fxp
+    compare lm.h5 held-out.h5 --metric my_metric.py:Metric
     """
     sources = Sources(model, data)
     from fxp import calibration, datafile, engines, evaluation, matching, network
 
     engines.check(engine)
+    output.keep(plot, model, data)
     if controller and (everything or shares):
         raise InputError("give --all or --shares, or --controller, not both")
     wanted = None if shares is None else [output.share("--shares", text) for text in shares.split(",")]
@@ -181,6 +185,10 @@ def compare(
             if everyone:
                 chosen = matching.rivals(scorer, carried, finished, wanted, oracle)
             table = evaluation.compare(scorer, chosen or evaluation.default_controllers(net), finished)
+    if plot is not None:
+        from fxp import figures
+
+        figures.save(figures.loss_against_share(table.rows, table.metric, table.unit), plot)
     if json:
         output.emit_json(table.to_dict())
         return

@@ -13,23 +13,29 @@ _MARKERS = "osD^vPX*<>"
 
 
 def loss_against_share(rows: Sequence[Any], metric: str = "metric", unit: str = "") -> Figure:
-    """What each controller loses against static high precision, over its low share.
+    """What each controller loses against static high precision, over its low share; points of one kind are joined.
 
     Parameters
     ----------
     rows : rows of `fxp.evaluate` (`fxp.evaluation.Row`); those without a low share, as the float network, are left out
     metric, unit : what the difference is of
     """
-    shown = [row for row in rows if row.low_share is not None]
-    lines = max(0, (len(shown) - 1) // 3)
+    families: dict[str, list[Any]] = {}
+    for row in rows:
+        if row.low_share is not None:
+            families.setdefault(row.family, []).append(row)
+    lines = max(0, (len(families) - 1) // 3)
     figure, axes = sheet(2.9 + 0.19 * lines, 0.75, 0.3 + 0.19 * lines)
-    for number, row in enumerate(shown):
-        reach = None
-        if row.interval is not None:
-            reach = [[max(0.0, row.difference - row.interval[0])], [max(0.0, row.interval[1] - row.difference)]]
-        axes.errorbar(
-            [row.low_share], [row.difference], yerr=reach, fmt=_MARKERS[number % len(_MARKERS)], markersize=6,
-            color=SERIES[number % len(SERIES)], capsize=3, linewidth=1.1, label=row.label,
+    for number, (name, members) in enumerate(families.items()):
+        members = sorted(members, key=lambda row: row.low_share)
+        colour = SERIES[number % len(SERIES)]
+        for row in members:
+            if row.interval is not None:
+                axes.plot([row.low_share] * 2, row.interval, color=colour, linewidth=1.1, marker="_", markersize=6)
+        axes.plot(
+            [row.low_share for row in members], [row.difference for row in members],
+            marker=_MARKERS[number % len(_MARKERS)], markersize=6, color=colour, linewidth=1.1,
+            label=members[0].label if len(members) == 1 else name,
         )  # fmt: skip
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlim(-0.03, 1.03)
