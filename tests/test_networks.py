@@ -373,7 +373,6 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
         # No beta need reach the share on such short sequences; the others do.
         met = [row for row in rows if row["controller"] != "peak"]
         assert all(abs(row["low_share"] - expected.low_share) < 0.02 for row in met) and len(met) in (5, 2)
-    assert result["rows"][1]["low_share"] < calibrated.low_share + 0.02
 
 
 def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
