@@ -25,7 +25,7 @@ def loss_against_share(rows: Sequence[Any], metric: str = "metric", unit: str = 
         if row.low_share is not None:
             families.setdefault(row.family, []).append(row)
     lines = max(0, (len(families) - 1) // 3)
-    figure, axes = sheet(2.9 + 0.19 * lines, 0.75, 0.3 + 0.19 * lines)
+    figure, axes = sheet(2.9 + 0.19 * lines, 0.98, 0.3 + 0.19 * lines)
     for number, (name, members) in enumerate(families.items()):
         members = sorted(members, key=lambda row: row.low_share)
         colour = SERIES[number % len(SERIES)]
