@@ -67,8 +67,8 @@ def legend_above(axes: Axes, columns: int = 3, **options: Any) -> None:
     """A legend between title and axes, clear of the data."""
     with rc_context(_SETTINGS):
         axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, borderpad=0.1, handlelength=1.4,
-            columnspacing=1.4, handletextpad=0.5, **options,
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, borderpad=0.1, handlelength=1.1,
+            columnspacing=0.8, handletextpad=0.4, **options,
         )  # fmt: skip
 
 
