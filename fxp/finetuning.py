@@ -28,8 +28,8 @@ BATCH = 16  # sequences of a step
 WINDOW = 256  # steps of a longer sequence that a step sees, where labels belong to steps
 WARM_UP = 0.05  # of the steps: the learning rate rises
 CLIP = 1.0  # norm of the gradient
-STEPS, LEARNING_RATE = 200, 1e-3
-TEACHER = 1.0  # weight of what the float network expects beside the labels; docs/finetuning.md
+STEPS, LEARNING_RATE = 200, 5e-4
+TEACHER = 0.0  # weight of what the float network expects beside the labels; docs/finetuning.md
 
 
 def finetune(
@@ -42,7 +42,7 @@ def finetune(
     *,
     batch: int = BATCH,
     teacher: float = TEACHER,
-    refresh: bool = True,
+    refresh: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Network, Any]:
     """Train a network for its quantised arithmetic and its precision controller.
@@ -70,8 +70,8 @@ def finetune(
         Weight of what the float network before training expects, beside the labels.
     refresh : bool
         Fit offset bits and low biases to the trained network (`fxp.calibrate`) and, for a calibrated controller, make
-        it anew at the low share that the given one reaches on the data before training. Nothing to do for static high
-        precision.
+        it anew at the low share that the given one reaches on the data before training. The fit matches low precision
+        to the float weights, which are no longer what was trained: measured, it undoes the training and more.
     progress : callable, optional
         Called with the number of finished steps.
 

@@ -29,7 +29,7 @@ def finetune(
         Path | None, typer.Option(help="Data file to judge on; default: every fifth sequence of the data, held out.")
     ] = None,
     alone: Annotated[bool, typer.Option(help="Leave out the static high network that is tuned as long.")] = False,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 5e-4,
     batch: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of sequences.")] = 0,
     progress: Lines = False,
