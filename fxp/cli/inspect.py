@@ -52,6 +52,14 @@ def _numbers(text: str | None) -> list[int] | None:
         raise InputError(f"--sequences {text}: expected positions, such as 0,5") from None
 
 
+def _inputs(
+    destination: Path, trace: Path, model: Path | None, data: Path | None, compare: Path | None, estimate: Path | None
+) -> Sources:
+    """The files of a report being checked, none of which is the one to write."""
+    output.keep(destination, *filter(None, (trace, model, data, compare, estimate)))
+    return Sources(*filter(None, (trace, model, data, estimate)))
+
+
 def report(
     trace: TracePath,
     destination: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
@@ -74,10 +82,9 @@ def report(
 
     Example: fxp report run.h5 -o report.html --model lm.h5 --data held-out.h5 --machine epur-dyn
     """
-    output.keep(destination, *filter(None, (trace, model, data, compare, estimate)))
     if not destination.absolute().parent.is_dir():
         raise InputError(f"{destination}: there is no such folder to write to")
-    sources = Sources(*filter(None, (trace, model, data, estimate)))
+    sources = _inputs(destination, trace, model, data, compare, estimate)
     from fxp import report
 
     sources.wait()
@@ -121,8 +128,7 @@ def plot(
 
     Example: fxp plot dwell run.h5 -o dwell.pdf
     """
-    output.keep(destination, *filter(None, (trace, model, data, compare, estimate)))
-    sources = Sources(*filter(None, (trace, model, data, estimate)))
+    sources = _inputs(destination, trace, model, data, compare, estimate)
     from fxp import figures, report
 
     sources.wait()
