@@ -9,9 +9,10 @@ from typing import Any
 import accel.controllers as controllers
 import traces
 from fxp import matching, networks
-from fxp.calibration import calibrate
+from fxp.calibration import at_share, calibrate
 from fxp.evaluation import Scored, emulate_scored, float_row
 from fxp.network import load
+from fxp.observation import Observation, as_data, chosen
 from fxp.oracle import Impacts, Oracle
 from fxp.scoring import Loss, Scorer
 from traces import InputError
@@ -83,10 +84,14 @@ def evaluate(
                 "verdict": verdict(loss, tolerance),
             }
 
+        # The fit of the offset bits does not depend on the share: only the controller's threshold does.
+        fitted, controller = calibrate(network, seen, low_share=shares[0], seed=SEED, threads=threads)
+        calibration = chosen(as_data(fitted, seen))
+        observation = Observation(fitted, calibration, threads)
+        judge = Scorer(fitted, data, metric=metric or entry.metric)
+        trial, impacts = chosen(as_data(fitted, data), matching.TRIAL), Impacts(fitted, data)
         for share in shares:
-            fitted, calibrated = calibrate(network, seen, low_share=share, seed=SEED, threads=threads)
-            judge = Scorer(fitted, data, metric=metric or entry.metric)
-            trial = matching.chosen(matching.as_data(fitted, data), matching.TRIAL)
+            calibrated = at_share(fitted, calibration, controller, observation, share, threads)
             spent = emulate_scored(judge, calibrated, **options)
             reached = spent.run.low_share
             at = matching.Trial(fitted, trial, reached, threads)
@@ -95,12 +100,11 @@ def evaluate(
                 "peak": at.peak(),
                 "delta": at.delta(),
                 "static mask": calibrated.static(reached),
-                "oracle (a bound)": Oracle(Impacts(fitted, data), reached),
+                "oracle (a bound)": Oracle(impacts, reached),
             }
             for which, rival in rivals.items():
                 rows.append(row(judge, which, share, emulate_scored(judge, rival, **options)))
             rows.append(row(judge, "calibrated", share, spent))
-        # The fit of the offset bits does not depend on the share, so peak by default is the same for all.
         peak = emulate_scored(judge, controllers.Peak(), **options)
         random = emulate_scored(judge, controllers.Random(peak.run.low_share), **options)
         rows += [row(judge, "peak by default", None, peak), row(judge, "random at the share of peak", None, random)]
