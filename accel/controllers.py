@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,8 +41,7 @@ class PythonController(Protocol):
     def reset(self, sequence: int, length: int) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """Where and for what a controller works: one sequence in one direction of one layer."""
 
     sequence: int  # sequence id
@@ -327,20 +326,16 @@ class Schedule(Controller):
             recorded, number = source
             before = int(self.plan.offsets[number])
             rows = int(self.plan.offsets[number + 1]) - before
-            _require(
-                recorded.hidden_size == site.hidden,
-                f"{where}: mask of shape {(rows, recorded.hidden_size)}, expected [time, {site.hidden}]",
-            )
+            if recorded.hidden_size != site.hidden:
+                shape = (rows, recorded.hidden_size)
+                raise InputError(f"{where}: mask of shape {shape}, expected [time, {site.hidden}]")
         length = site.length if site.length is not None else rows
-        if rows > 1:
-            _require(
-                rows >= length,
-                f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {rows}",
+        if rows > 1 and rows < length:
+            raise InputError(
+                f"Schedule: sequence {site.sequence} has {length} steps, its plan in layer {site.layer} only {rows}"
             )
-            _require(
-                site.direction == 0 or rows == length,
-                f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly",
-            )
+        if rows > 1 and site.direction and rows != length:
+            raise InputError(f"Schedule: sequence {site.sequence}: a backward plan has to cover the sequence exactly")
         last = min(stop + 1, rows) if rows > 1 else 1
         first = min(start, last) if rows > 1 else 0
         begin, end = (rows - last, rows - first) if site.direction else (first, last)
@@ -363,9 +358,8 @@ def _masks(mask: Any, hidden: int, where: str) -> np.ndarray:
         _require(mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all(), f"{where}: masks have to be booleans")
         mask = mask.astype(bool)
     mask = np.atleast_2d(mask)
-    _require(
-        mask.ndim == 2 and mask.shape[1] == hidden, f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]"
-    )
+    if mask.ndim != 2 or mask.shape[1] != hidden:
+        raise InputError(f"{where}: mask of shape {mask.shape}, expected [time, {hidden}]")
     return mask
 
 
@@ -375,10 +369,8 @@ def _pick(plan: Any, sequence: int, layer: int, direction: int, where: str) -> A
             raise InputError(f"{where}: the plan has no sequence of this id")
         plan = plan[sequence]
     if isinstance(plan, np.ndarray) and plan.ndim <= 2:
-        _require(
-            layer == 0 and direction == 0,
-            f"{where}: the plan is one array, so for one layer and direction only",
-        )
+        if layer or direction:
+            raise InputError(f"{where}: the plan is one array, so for one layer and direction only")
         return plan
     try:
         entry = plan[layer]

@@ -53,7 +53,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"fxp.{_HOME[name]}"), name)
+        value = globals()[name] = getattr(import_module(f"fxp.{_HOME[name]}"), name)
+        return value
     raise AttributeError(f"module 'fxp' has no attribute {name!r}")
 
 

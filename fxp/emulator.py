@@ -80,10 +80,10 @@ class Emulation:
         self.controller = controller
         self._engine = engines.make(engine, network)
         self._sinks = sinks
-        self._wanted = {name: name in quantities for name in QUANTITIES}
+        self._wanted = [name for name in QUANTITIES if name in quantities]
         self._built_in = isinstance(controller, controllers.Controller)
         self._lock = threading.Lock()
-        self.given_up = threading.Event()
+        self.given_up = False  # whether the threads are to stop at their next piece
         # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would
         # say next.
         self._steering = controller if self._built_in else controllers.Static(network.formats.high)
@@ -239,12 +239,12 @@ class Emulation:
         return hidden
 
     def _pieces(self, jobs: Sequence[Job]) -> list[Piece]:
-        return self._engine.run(self._steering, jobs, self._wanted["cell"], self._wanted["accumulators"])
+        return self._engine.run(self._steering, jobs, "cell" in self._wanted, "accumulators" in self._wanted)
 
     def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
-        if self.given_up.is_set():
+        if self.given_up:
             raise CancelledError
-        values = {name: getattr(piece, name) if wanted else None for name, wanted in self._wanted.items()}
+        values = {name: getattr(piece, name) for name in self._wanted}
         with self._lock:
             for sink in self._sinks:
                 sink.write(site.layer, site.direction, row, low=piece.plan, **values)
@@ -340,13 +340,15 @@ def stream(
                 future.result()
         except BaseException:
             # What has not begun is dropped, and what runs stops at its next piece.
-            emulation.given_up.set()
+            emulation.given_up = True
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _groups(lengths: np.ndarray, most: int, threads: int, skip: Collection[int] = ()) -> list[list[int]]:
     """Sequences of like lengths together, the longest first, so that no thread is left alone with one at the end."""
+    if len(lengths) == 1 and not skip:
+        return [[0]]
     order = [n for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
     size = max(1, min(most, -(-len(order) // threads)))
     return [[int(n) for n in order[start : start + size]] for start in range(0, len(order), size)]
@@ -535,7 +537,7 @@ def emulate(
             run.outputs = [np.empty((int(n), network.outputs), np.float32) for n in source.lengths]
 
         def consume(number: int, start: int, hidden: np.ndarray) -> None:
-            run.outputs[number][start : start + len(hidden)] = network.dequantised(hidden)
+            network.dequantised(hidden, run.outputs[number][start : start + len(hidden)])
 
         stream(network, source, emulation, states, consume, threads, progress)
     if network.directions == 1:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,8 @@ class LayerState:
     """What one direction of a layer carries from step to step.
 
     h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step; words int32 [4, H], the
-    controller's state (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides.
+    controller's state (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides; fresh:
+    the engine has still to set the first mask when it runs.
     """
 
     h: np.ndarray
@@ -32,6 +33,7 @@ class LayerState:
     low: np.ndarray
     words: np.ndarray
     user: Any = None
+    fresh: bool = False
 
     @classmethod
     def zero(cls, hidden: int, output: int, profile: str) -> LayerState:
@@ -40,7 +42,7 @@ class LayerState:
         return cls(
             np.zeros(output, np.int8),
             np.zeros(hidden, kind),
-            np.ones(hidden, np.uint8),
+            np.zeros(hidden, np.uint8),
             np.zeros((4, hidden), np.int32),
         )
 
@@ -92,7 +94,7 @@ class Engine(Protocol):
         """Indices int8 [T, N] of layer 0's features float32 [T, N]."""
 
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
-        """Set the mask of the first step in `state.low`."""
+        """Set the mask of the first step in `state.low`, or see that `run` does."""
 
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
         """Process jobs of the same layer and direction; a result does not depend on the others."""
@@ -113,13 +115,8 @@ class CompiledEngine:
     def quantise_input(self, x: np.ndarray) -> np.ndarray:
         layer = self._network.layers[0]
         out = np.empty(x.shape, np.int8)
-        self._kernels.quantise_input(
-            np.ascontiguousarray(x),
-            layer.input_scale,
-            np.float32(layer.x_scale),
-            np.float32(self._network.formats.top),
-            out,
-        )
+        x_scale, top = np.float32(layer.x_scale), np.float32(self._network.formats.top)
+        self._kernels.quantise_input(np.ascontiguousarray(x), layer.input_scale, x_scale, top, out)
         return out
 
     def _arguments(self, encoded: Encoded, state: LayerState) -> tuple[Any, Any]:
@@ -216,16 +213,24 @@ def check(name: str) -> None:
 
 
 def make(name: str, network: Network) -> Engine:
-    """The engine of a name, for one network.
+    """The engine of a name, for one network, which keeps it.
 
     `fast` is `portable` where the machine has no AVX2 or FXP_PORTABLE=1 is set.
     """
+    kind = _kind(name)
+    engine: Engine | None = network.engines.get(kind)
+    if engine is None:
+        engine = network.engines[kind] = kind(network)
+    return engine
+
+
+def _kind(name: str) -> Callable[[Network], Engine]:
     check(name)
     if name == "reference":
-        return ReferenceEngine(network)
+        return ReferenceEngine
     if name == "fast":
         from fxp import fast
 
         if fast.available():
-            return fast.FastEngine(network)
-    return CompiledEngine(network)
+            return fast.FastEngine
+    return CompiledEngine

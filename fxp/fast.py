@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from accel.controllers import Encoded, Site
 from fxp.engines import CompiledEngine, Job, LayerState, Piece
 from fxp.formats import Profile
 from fxp.kernels import fast
-from fxp.kernels.rows import Rows
 from fxp.packed import LINE, FastDirection, aligned
 
 GROUP = 16  # sequences side by side
@@ -47,15 +47,28 @@ class FastEngine(CompiledEngine):
 
     group_size = GROUP
 
+    def __init__(self, network: Any):
+        super().__init__(network)
+        self._process = fast.run_float if network.formats.profile == Profile.FLOAT32 else fast.run_fixed
+
+    def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
+        state.fresh = True
+
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
         order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x))
-        workspace = Workspace(
-            [jobs[n] for n in order], self._network.prepared[jobs[0].site.layer].directions[jobs[0].site.direction].fast
-        )
+        site = jobs[0].site
+        direction = self._network.prepared[site.layer].directions[site.direction].fast
+        workspace = Workspace.spare(direction, len(jobs))
+        workspace.take([jobs[n] for n in order])
+        whole = Piece.empty(workspace.rows, site, direction.rows.output, cell, accumulators)
+        self._process(
+            workspace.parameters, site.direction == 1, self._network.formats.top, workspace.x,
+            whole.hidden, whole.plan, whole.cell, whole.accumulators,
+        )  # fmt: skip
         pieces: list[Any] = [None] * len(jobs)
-        run = fast.run_float if jobs[0].site.profile == Profile.FLOAT32 else fast.run_fixed
-        for n, piece in zip(order, workspace.process(run, self._network.formats.top, cell, accumulators), strict=True):
+        for n, piece in zip(order, workspace.results(whole), strict=True):
             pieces[n] = piece
+        workspace.give_back()
         return pieces
 
 
@@ -67,92 +80,131 @@ for _byte in range(256):
 _TABLE_PLACE = TABLE.ctypes.data
 
 
-@cache
-def _starts(rows: Rows, count: int, cell: int) -> tuple[int, ...]:
-    """Where the parts of a workspace begin, then its size; cell: bytes of an element's c."""
-    size, wide = _up(rows.hidden, 8), _up(rows.hidden, 64)
-    reach = 256 * (rows.x_pairs + rows.h_pairs) + 128
-    starts = [0]
-    for length in (
-        count * 64 * rows.h_pairs, count * size * cell, count * size, count * 16 * rows.hidden, count * 16,
-        64 * rows.x_pairs, count * reach, count * size * 32, 16 * size, 8 * (max(size, count) + 16), wide, 2 * wide,
-        4 * _up(rows.output, 8) + 32, 8 * (14 * count + 1),
-    ):  # fmt: skip
-        starts.append(starts[-1] + _up(length, LINE))
-    return tuple(starts)
+_KIND = fast.CONTROLS // 8 + fast.Controls._fields.index("kind")
+_COUNT = fast.GROUP // 8 + fast.Group._fields.index("count")
+_NOTHING = np.zeros((0, 0), np.int8)
 
 
 class Workspace:
-    """Memory of one call of the kernels, a single block: taking addresses and making arrays would cost as much as a
-    hundred steps of a small layer. The kernels get addresses only, so everything they touch stays an attribute here.
+    """Memory of the kernels for some sequences in one direction of a layer, a single block, and a call's parameters.
+
+    It is kept for the next call: taking addresses and making arrays would cost as much as a hundred steps of a small
+    layer. The kernels get addresses only, so everything they touch stays an attribute here.
 
     Parameters
     ----------
-    jobs : in the order of falling length
     direction : packed weights and constants
+    capacity : most sequences of a call
+
+    Attributes
+    ----------
+    parameters : int64 [PARAMETERS], of the kernels
+    rows : steps of all sequences of the call together
+    x : int8 [rows, N], their features
+    sums : int32 [capacity, H filled up, 8], of a sequence's last step: x part of the four gates, then h part
+    jobs : of the call
     """
 
-    def __init__(self, jobs: Sequence[Job], direction: FastDirection):
-        self.jobs, self.direction = jobs, direction
-        rows = direction.rows
-        count, size = len(jobs), _up(rows.hidden, 8)
-        kind = jobs[0].state.c.dtype
-        starts = _starts(rows, count, kind.itemsize)
-        self.memory = aligned((starts[-1],), np.uint8)
-        base = self.memory.ctypes.data
+    def __init__(self, direction: FastDirection, capacity: int):
+        self.direction, self.capacity, self.rows = direction, capacity, 0
+        self.jobs: Sequence[Job] = ()
+        self.x = _NOTHING
+        shape = direction.rows
+        count, size, wide = capacity, _up(shape.hidden, 8), _up(shape.hidden, 64)
+        reach = 256 * (shape.x_pairs + shape.h_pairs) + 128
+        kind = np.dtype(np.float32 if direction.profile == Profile.FLOAT32 else np.int16)
+        lengths = {
+            "h": count * 64 * shape.h_pairs, "c": count * size * kind.itemsize, "low": count * size,
+            "words": count * 16 * shape.hidden, "source": 64 * shape.x_pairs, "activations": count * reach,
+            "sums": count * size * 32, "z": 16 * size, "order": 8 * (max(size, count) + 16), "m": wide,
+            "m_activations": 2 * wide, "m_sums": 4 * _up(shape.output, 8) + 32, "tally": 16 * count,
+            "counts": 64 * count, "reals": 16 * count, "plans": 8 * count, "plan_steps": 8 * count,
+            "fresh": 8 * count, "offsets": 8 * (count + 1), "begins": 8 * count,
+        }  # fmt: skip
+        starts, total = {}, 0
+        for name, length in lengths.items():
+            starts[name] = total
+            total += _up(length, LINE)
+        self._memory = aligned((total,), np.uint8)
+        at = {name: self._memory.ctypes.data + start for name, start in starts.items()}
 
-        def part(number: int, length: int, dtype: Any) -> np.ndarray:
-            return self.memory[starts[number] : starts[number] + length].view(dtype).reshape(count, -1)
+        def part(name: str, dtype: Any, *dimensions: int) -> np.ndarray:
+            return self._memory[starts[name] : starts[name] + lengths[name]].view(dtype).reshape(dimensions)
 
-        self.h = part(0, count * 64 * rows.h_pairs, np.int8)
-        self.c = part(1, count * size * kind.itemsize, kind)
-        self.low = part(2, count * size, np.uint8)
-        self.words = part(3, count * 16 * rows.hidden, np.int32)
-        reals = part(4, count * 16, np.float32)
-        numbers = self.memory[starts[13] : starts[13] + 8 * (14 * count + 1)].view(np.int64)
-        self.offsets, begins, plans, ends = numbers[: count + 1], *(numbers[n * count + 1 :] for n in (1, 2, 3))
-        counts = numbers[4 * count + 1 : 12 * count + 1].reshape(count, 8)
-        self.tally = numbers[12 * count + 1 :].reshape(count, 2)
+        self.sums = part("sums", np.int32, count, size, 8)
+        self._tally = part("tally", np.int64, count, 2)
+        self._plans, self._plan_steps, self._fresh, self._begins = (
+            part(name, np.int64, count) for name in ("plans", "plan_steps", "fresh", "begins")
+        )
+        self._offsets = part("offsets", np.int64, count + 1)
+        # What is copied for each sequence: h, c, mask, words of its state, counts and reals of its controller.
+        self._states = list(
+            zip(
+                part("h", np.int8, count, -1)[:, : shape.output], part("c", kind, count, -1)[:, : shape.hidden],
+                part("low", np.uint8, count, -1)[:, : shape.hidden], part("words", np.int32, count, 4, -1),
+                part("counts", np.int64, count, 8), part("reals", np.float32, count, 4), strict=True,
+            )
+        )  # fmt: skip
+        at |= {"count": count, "size": size, "reach": reach, "table": _TABLE_PLACE, "kind": 0}
+        self.parameters = np.zeros(fast.PARAMETERS, np.int64)
+        controls = [at[name] for name in fast.Controls._fields]
+        fields = [*shape, *direction.unit, *controls, *(at[name] for name in fast.Group._fields)]
+        for number, value in enumerate(fields):
+            target = self.parameters.view(np.float64) if isinstance(value, (float, np.floating)) else self.parameters
+            target[number] = value
+
+    @staticmethod
+    def spare(direction: FastDirection, count: int) -> Workspace:
+        """One that is not in use, for up to `count` sequences; `give_back` when done."""
+        capacity = 1 if count == 1 else max(count, GROUP)
+        try:
+            kept = direction.spare.pop()
+        except IndexError:
+            return Workspace(direction, capacity)
+        return kept if kept.capacity == capacity else Workspace(direction, capacity)
+
+    def give_back(self) -> None:
+        """Let another call have this."""
+        self.jobs, self.x = (), _NOTHING
+        self.direction.spare.append(self)
+
+    def take(self, jobs: Sequence[Job]) -> None:
+        """Prepare a call; jobs : in the order of falling length."""
+        self.jobs = jobs
+        row, hidden = 0, self.direction.rows.hidden
         for g, job in enumerate(jobs):
             state, encoded = job.state, job.encoded
-            self.h[g, : rows.output] = state.h
-            self.c[g, : rows.hidden] = state.c
-            self.low[g, : rows.hidden] = state.low
-            self.words[g] = state.words.reshape(-1)
-            counts[g], reals[g] = encoded.counts, encoded.reals
-            self.offsets[g + 1] = self.offsets[g] + len(job.x)
-            begins[g] = job.step
-            if len(encoded.plan):
-                plans[g] = encoded.plan.ctypes.data - encoded.first * rows.hidden
-                ends[g] = encoded.first + len(encoded.plan)
-        self.x = np.ascontiguousarray(np.concatenate([job.x for job in jobs]) if count > 1 else jobs[0].x)
-        places = [base + start for start in starts]
-        at = [places[13] + 8 * (n * count + 1) for n in (1, 2, 3, 4, 12)]
-        reach = 256 * (rows.x_pairs + rows.h_pairs) + 128
-        inputs = [self.x.ctypes.data, places[13], at[0]]
-        given = [count, size, reach, *inputs, *places[:4], *places[5:10], _TABLE_PLACE, *places[10:13]]
-        self.group = fast.Group(*given)
-        self.controls = fast.Controls(jobs[0].encoded.kind, at[3], places[4], at[1], at[2])
-        self.tally_place = at[4]
+            h, c, low, words, counts, reals = self._states[g]
+            h[:], c[:], low[:], words[:] = state.h, state.c, state.low, state.words
+            counts[:], reals[:] = encoded.counts, encoded.reals
+            steps = len(encoded.plan)
+            self._plans[g] = encoded.plan.ctypes.data - encoded.first * hidden if steps else 0
+            self._plan_steps[g] = encoded.first + steps
+            self._fresh[g], self._begins[g] = state.fresh, job.step
+            row += len(job.x)
+            self._offsets[g + 1] = row
+        self._tally[:] = 0
+        self.rows = row
+        self.parameters[_KIND], self.parameters[_COUNT] = jobs[0].encoded.kind, len(jobs)
+        self.x = np.concatenate([job.x for job in jobs]) if len(jobs) > 1 else jobs[0].x
+        if not (self.x.flags.c_contiguous and self.x.flags.writeable):
+            self.x = self.x.copy()  # the kernels are compiled for one kind of array
 
-    def process(self, run: Any, top: int, cell: bool, accumulators: bool) -> list[Piece]:
-        """Run the kernel; the jobs' states move along."""
-        rows, site = self.direction.rows, self.jobs[0].site
-        whole = Piece.empty(int(self.offsets[-1]), site, rows.output, cell, accumulators)
-        record = fast.Record(
-            whole.hidden.ctypes.data, whole.plan.ctypes.data, whole.cell.ctypes.data if cell else 0,
-            whole.accumulators.ctypes.data if accumulators else 0, self.tally_place,
-        )  # fmt: skip
-        run(site.direction == 1, rows, self.direction.unit, top, self.controls, self.group, record)
+    def results(self, whole: Piece) -> list[Piece]:
+        """What each job got; the jobs' states move along."""
         pieces = []
         for g, job in enumerate(self.jobs):
             state = job.state
-            state.h[:] = self.h[g, : rows.output]
-            state.c[:], state.low[:] = self.c[g, : rows.hidden], self.low[g, : rows.hidden]
-            state.words.reshape(-1)[:] = self.words[g]
-            span = slice(int(self.offsets[g]), int(self.offsets[g + 1]))
+            h, c, low, words, _, _ = self._states[g]
+            state.h[:], state.c[:], state.low[:], state.words[:] = h, c, low, words
+            state.fresh = False
+            count, overflow = self._tally[g].tolist()
+            if len(self.jobs) == 1:
+                whole.low, whole.overflow = count, overflow
+                return [whole]
+            span = slice(int(self._offsets[g]), int(self._offsets[g + 1]))
             parts = (whole.hidden[span], whole.plan[span], whole.cell[span], whole.accumulators[span])
-            pieces.append(Piece(*parts, int(self.tally[g, 0]), int(self.tally[g, 1])))
+            pieces.append(Piece(*parts, count, overflow))
         return pieces
 
 
@@ -164,7 +216,7 @@ def accumulation(network: Any, low: np.ndarray, rounds: int) -> Callable[[], obj
     low : bool [sequences, hidden]
         Elements at low precision.
     """
-    from accel.controllers import Site, Static
+    from accel.controllers import Static
 
     layer, formats = network.layers[0], network.formats
     x = np.random.default_rng(0).integers(-formats.top, formats.top + 1, (1, layer.input_size)).astype(np.int8)
@@ -175,12 +227,11 @@ def accumulation(network: Any, low: np.ndarray, rounds: int) -> Callable[[], obj
         state.low[:] = flags
         state.h[:] = np.random.default_rng(number).integers(-formats.top, formats.top + 1, state.h.size)
         jobs.append(Job(site, Static(formats.high).encode(site), state, x, 0))
-    workspace = Workspace(jobs, network.prepared[0].directions[0].fast)
-    record = fast.Record(0, 0, 0, 0, workspace.tally_place)
-    rows, group = workspace.direction.rows, workspace.group
+    workspace = Workspace.spare(network.prepared[0].directions[0].fast, len(jobs))
+    workspace.take(jobs)
 
     def run() -> object:
-        fast.accumulate_only(rows, group, record, rounds)
+        fast.accumulate_only(workspace.parameters, workspace.x, rounds)
         return workspace
 
     return run

@@ -56,13 +56,18 @@ class Inputs:
                     f"inputs are {type(source).__name__}, expected {self._expected('batch')} or a list of "
                     f"{self._expected()}"
                 )
-            self._source = [_as_array(x, f"sequence {number}: ") for number, x in enumerate(source)]
-            self.lengths = np.array([x.shape[0] if x.ndim else 0 for x in self._source], np.int64)
-            for number, x in enumerate(self._source):
-                self._check_form(x.ndim, x.dtype, x.shape[-1] if x.ndim else 0, f"sequence {number}: ")
+            if isinstance(source, np.ndarray):
+                self._source = source
+                self.lengths = np.full(len(source), source.shape[1], np.int64)
+                self._check_form(source.ndim - 1, source.dtype, source.shape[-1], "sequence 0: ")
+            else:
+                self._source = [_as_array(x, f"sequence {number}: ") for number, x in enumerate(source)]
+                self.lengths = np.array([x.shape[0] if x.ndim else 0 for x in self._source], np.int64)
+                for number, x in enumerate(self._source):
+                    self._check_form(x.ndim, x.dtype, x.shape[-1] if x.ndim else 0, f"sequence {number}: ")
         if not len(self.lengths):
             raise InputError(f"{self.where}there are no input sequences")
-        if not self.lengths.all():
+        if not all(self.lengths.tolist()):
             raise InputError(f"{self.where}sequence {int(np.argmin(self.lengths))} is empty")
 
     def __len__(self) -> int:
@@ -98,8 +103,9 @@ class Inputs:
                 return embed(table, values)
             except InputError as error:
                 raise InputError(f"{self.where}sequence {number}: {error}") from None
-        with np.errstate(over="ignore"):
-            values = np.asarray(values, np.float32)
+        if values.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                values = np.asarray(values, np.float32)
         if not np.isfinite(values).all():
             raise InputError(
                 f"{self.where}sequence {number}: NaN or infinite features between steps {start} and {stop}"

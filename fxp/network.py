@@ -31,9 +31,10 @@ class Network:
         self.formats = Formats(
             model.high, model.low, model.profile, model.accumulator_bits, model.overflow, model.granularity
         )
+        self.engines: dict[Any, Any] = {}  # those made for this network (`fxp.engines.make`)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("model", "formats") or name.startswith("__"):
+        if name in ("model", "formats", "engines") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.model, name)
 
@@ -48,7 +49,7 @@ class Network:
         """Stored layers, input side first."""
         return self.model.layers
 
-    @property
+    @cached_property
     def directions(self) -> int:
         """2 if the network is bidirectional, else 1."""
         return max(layer.directions for layer in self.model.layers)
@@ -64,9 +65,9 @@ class Network:
         last = self.model.layers[-1]
         return last.directions * last.output_size
 
-    def dequantised(self, hidden: np.ndarray) -> np.ndarray:
-        """Outputs float32 of h indices int8 of the last layer (`docs/numerics.md`, 4.4)."""
-        return hidden.astype(np.float32) * np.float32(self.model.layers[-1].h_scale)
+    def dequantised(self, hidden: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Outputs float32 of h indices int8 of the last layer (`docs/numerics.md`, 4.4), into `out` if given."""
+        return np.multiply(hidden, np.float32(self.model.layers[-1].h_scale), out=out, dtype=np.float32)
 
     @cached_property
     def digest(self) -> str:

@@ -100,6 +100,9 @@ class FastDirection:
     rows : Rows
     unit : Constants
         Constants of the multifunction unit, filled up to whole vectors.
+    profile : str
+    spare : list
+        Workspaces of earlier calls (`fxp.fast`) that are not in use.
     """
 
     def __init__(self, weights: Weights, unit: Any, formats: Formats):
@@ -129,6 +132,8 @@ class FastDirection:
         )  # fmt: skip
         constants, scales = _constants(unit, formats)
         self.unit = Constants(*(array.ctypes.data if array.size else 0 for array in constants), *scales)
+        self.profile = formats.profile
+        self.spare: list[Any] = []
         self._alive = (arrays, constants)
 
 
@@ -136,7 +141,8 @@ def _constants(unit: Any, formats: Formats) -> tuple[tuple[np.ndarray, ...], tup
     """x_scale, h_scale, bias, projection, peephole, table; steps of the first and second quantisation of h."""
     if formats.profile == Profile.FLOAT32:
         reals = (unit.x_scale, unit.h_scale, unit.bias, unit.projection, unit.peephole)
-        return (*(_padded(a, np.float32) for a in reals), np.zeros(0, np.int16)), (unit.output[0], unit.output[1])
+        steps = (float(unit.output[0]), float(unit.output[1]))
+        return (*(_padded(a, np.float32) for a in reals), np.zeros(0, np.int16)), steps
     pairs = (unit.x_scale[0], unit.h_scale[0], unit.projection, unit.peephole)
     x, h, projection, peephole = (_padded(_reals(p), np.float64) for p in pairs)
     # The second step is part of the projection's multipliers.

@@ -23,6 +23,7 @@ class Controls(NamedTuple):
     reals: int  # float32 [G, 4]
     plans: int  # int64 [G]: where the masks uint8 [steps, H] of step 0 are, or would be
     plan_steps: int  # int64 [G]: step after the last that has a mask
+    fresh: int  # int64 [G]: 1 where the first step's mask is still to be set
 
 
 class Group(NamedTuple):
@@ -31,7 +32,6 @@ class Group(NamedTuple):
     count: int
     size: int  # H, filled up
     reach: int  # bytes of one sequence's activations
-    x: int  # int8 [rows, N]
     offsets: int  # int64 [G + 1]: rows of each sequence
     begins: int  # int64 [G]: step that its first processed row is
     h: int  # int8 [G, 64 * pairs]
@@ -47,22 +47,41 @@ class Group(NamedTuple):
     m: int  # int8 [64 * pairs]
     m_activations: int  # uint8 [bytes]
     m_sums: int  # int32 [R + 8]
+    tally: int  # int64 [G, 2]: low element-steps, overflows; added to
 
 
 class Record(NamedTuple):
-    """Addresses of where results go."""
+    """Addresses of the features, and of where results go."""
 
+    x: int  # int8 [rows, N]
     hidden: int  # int8 [rows, R]
     plan: int  # uint8 [rows, ceil(H / 8)]
     cell: int  # [rows, H], 0: not recorded
     accumulators: int  # int32 [rows, 2, 4H], 0: not recorded
-    counts: int  # int64 [G, 2]: low element-steps, overflows; added to
+
+
+load_rows, load_constants = vector.structure(rows.Rows), vector.structure(wide.Constants)
+load_controls, load_group = vector.structure(Controls), vector.structure(Group)
+# Where each begins in the parameters of a call.
+CONSTANTS = 8 * len(rows.Rows._fields)
+CONTROLS = CONSTANTS + 8 * len(wide.Constants._fields)
+GROUP = CONTROLS + 8 * len(Controls._fields)
+PARAMETERS = GROUP // 8 + len(Group._fields)
 
 
 @helper
-def prepare_step(shape, row, group, g):
-    """Activations of one sequence's step at both precisions."""
-    vector.copy(group.source, group.x + row * shape.inputs, shape.inputs)
+def recorded(x, hidden, plan, cell, accumulators):
+    """Addresses of arrays; those of no rows are not written."""
+    return Record(
+        x.ctypes.data, hidden.ctypes.data, plan.ctypes.data, cell.ctypes.data if cell.shape[0] else 0,
+        accumulators.ctypes.data if accumulators.shape[0] else 0,
+    )  # fmt: skip
+
+
+@helper
+def prepare_step(shape, x, group, g):
+    """Activations of one sequence's step at both precisions; x: address of its features."""
+    vector.copy(group.source, x, shape.inputs)
     high = group.activations + g * group.reach + 64
     low = high + rows.low_start(shape)
     low_bytes = 64 if shape.nibbles else 128
@@ -290,7 +309,7 @@ def store(shape, group, g, row, record, cell_bytes):
         eight = vector.load_long(flags + 8 * byte)
         vector.store_byte(record.plan + row * plan_bytes + byte, vector.mask_of(eight))
         count += vector.ones_of(eight)
-    vector.store_long(record.counts + 16 * g, vector.load_long(record.counts + 16 * g) + count)
+    vector.store_long(group.tally + 16 * g, vector.load_long(group.tally + 16 * g) + count)
     vector.copy(record.hidden + row * shape.output, group.h + 64 * g * shape.h_pairs, shape.output)
     if record.cell:
         source = group.c + g * group.size * cell_bytes
@@ -314,23 +333,26 @@ def row_of(group, g, backward, t):
 @inlined
 def accumulate_step(shape, backward, t, active, group, record):
     for g in range(active):
-        prepare_step(shape, row_of(group, g, backward, t), group, g)
+        prepare_step(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
     if active == 1:
-        accumulate_one(shape, group, 0, record.counts + 8)
+        accumulate_one(shape, group, 0, group.tally + 8)
     else:
-        accumulate(shape, group, active, record.counts + 8)
+        accumulate(shape, group, active, group.tally + 8)
 
 
 @kernel
-def accumulate_only(shape, group, record, rounds):
-    """The products of one step of all sequences, `rounds` times, without anything else (for measurements)."""
+def accumulate_only(parameters, x, rounds):
+    """The products of one step of all sequences with features x int8 [G, N], `rounds` times, without anything else (for
+    measurements)."""
+    place = parameters.ctypes.data
+    shape, group = load_rows(place), load_group(place + GROUP)
     for g in range(group.count):
-        prepare_step(shape, row_of(group, g, False, 0), group, g)
+        prepare_step(shape, x.ctypes.data + g * shape.inputs, group, g)
     for _ in range(rounds):
         if group.count == 1:
-            accumulate_one(shape, group, 0, record.counts + 8)
+            accumulate_one(shape, group, 0, group.tally + 8)
         else:
-            accumulate(shape, group, group.count, record.counts + 8)
+            accumulate(shape, group, group.count, group.tally + 8)
 
 
 @inlined
@@ -340,10 +362,30 @@ def still_active(group, active, t):
     return active
 
 
+@helper
+def first_masks(shape, controls, group):
+    """Masks of the first step of sequences that have none yet."""
+    for g in range(group.count):
+        if vector.load_long(controls.fresh + 8 * g):
+            control.first_mask(
+                controls.kind, control.counts_at(controls.counts + 64 * g),
+                control.bytes_at(vector.load_long(controls.plans + 8 * g)), shape.hidden, 0,
+                control.bytes_at(group.low + g * group.size),
+            )  # fmt: skip
+
+
 @kernel
-def run_float(backward, shape, constants, top, controls, group, record):
+def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
     """Process all rows in the `float32` profile, those of a sequence (time positions) from the last to the first if
-    `backward`."""
+    `backward`.
+
+    parameters : int64 [PARAMETERS], the fields of Rows, Constants, Controls and Group; other arrays: see `Record`
+    """
+    place = parameters.ctypes.data
+    shape, constants = load_rows(place), load_constants(place + CONSTANTS)
+    controls, group = load_controls(place + CONTROLS), load_group(place + GROUP)
+    record = recorded(x, hidden, plan, cell, accumulators)
+    first_masks(shape, controls, group)
     limit = np.float32(top)
     active, t = group.count, 0
     while True:
@@ -356,7 +398,7 @@ def run_float(backward, shape, constants, top, controls, group, record):
             m = group.m if shape.projected else h
             wide.unit_float(constants, shape.hidden, group.size, group.sums + 32 * g * group.size, low, group.z, c, m, limit)
             if shape.projected:
-                project(shape, group, record.counts + 16 * g + 8)
+                project(shape, group, group.tally + 16 * g + 8)
                 wide.output_float(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 4)
             step = vector.load_long(group.begins + 8 * g) + t + 1
@@ -373,8 +415,13 @@ def run_float(backward, shape, constants, top, controls, group, record):
 
 
 @kernel
-def run_fixed(backward, shape, constants, top, controls, group, record):
+def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
     """Process all rows in the `fixed` profile; arguments as for `run_float`."""
+    place = parameters.ctypes.data
+    shape, constants = load_rows(place), load_constants(place + CONSTANTS)
+    controls, group = load_controls(place + CONTROLS), load_group(place + GROUP)
+    record = recorded(x, hidden, plan, cell, accumulators)
+    first_masks(shape, controls, group)
     limit = np.float64(top)
     active, t = group.count, 0
     while True:
@@ -388,7 +435,7 @@ def run_fixed(backward, shape, constants, top, controls, group, record):
             sums = group.sums + 32 * g * group.size
             wide.unit_fixed(constants, shape.hidden, group.size, shape.shift, sums, low, group.z, c, m, limit)
             if shape.projected:
-                project(shape, group, record.counts + 16 * g + 8)
+                project(shape, group, group.tally + 16 * g + 8)
                 wide.output_fixed(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 2)
             step = vector.load_long(group.begins + 8 * g) + t + 1

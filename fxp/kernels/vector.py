@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 from llvmlite import ir
 from numba import types
@@ -135,12 +135,12 @@ def _load_shorts(builder: Any, place: Any) -> Any:
     return builder.sext(builder.load(_pointer(builder, place, ir.VectorType(SHORT, 8)), align=1), WORDS)
 
 
-load = _operation(_load(WORDS), words, types.int64)
 def _twice(builder: Any, place: Any) -> Any:
     half = builder.load(_pointer(builder, place, ir.VectorType(WORD, 4)), align=1)
     return _shuffle(builder, half, _undefined(half.type), [0, 1, 2, 3] * 2)
 
 
+load = _operation(_load(WORDS), words, types.int64)
 twice = _operation(_twice, words, types.int64)
 """16 bytes at the address, in both halves."""
 
@@ -172,6 +172,21 @@ def _load_word(builder: Any, place: Any) -> Any:
 load_byte = _operation(_load_byte, types.int64, types.int64)
 load_word = _operation(_load_word, types.int64, types.int64)
 store_word = _operation(lambda b, place, v: _store(b, place, b.trunc(v, WORD)), types.void, types.int64, types.int64)
+
+
+def structure(cls: Any) -> Any:
+    """A function that loads a named tuple from an address, eight bytes a field: int as int64, float as binary64."""
+    kinds = [types.float64 if hint is float else types.int64 for hint in get_type_hints(cls).values()]
+    whole = types.NamedTuple(kinds, cls)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        fields = []
+        for number, kind in enumerate(kinds):
+            place = builder.add(arguments[0], ir.Constant(LONG, 8 * number))
+            fields.append(builder.load(_pointer(builder, place, context.get_value_type(kind))))
+        return context.make_tuple(builder, whole, fields)
+
+    return intrinsic(lambda typing, place: (whole(types.int64), generate))
 
 
 def _copy(builder: Any, target: Any, source: Any, size: Any) -> None:

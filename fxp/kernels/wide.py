@@ -139,7 +139,7 @@ def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
         if constants.peephole:
             o = sigmoid(peephole(constants.peephole + 2 * row + n, o, state))
         output = o * tanh(state)
-        vector.store_bytes(m + (n >> 2), to_index(output, spread_real(constants.first), top))
+        vector.store_bytes(m + (n >> 2), to_index(output, spread_real(np.float32(constants.first)), top))
 
 
 @inlined
@@ -147,7 +147,7 @@ def output_float(constants, size, sums, h, top):
     """Output indices of a projection."""
     for p in range(0, size, 8):
         y = vector.to_reals(vector.load(sums + 4 * p)) * load_reals(constants.projection + 4 * p)
-        vector.store_bytes(h + p, to_index(y, spread_real(constants.second), top))
+        vector.store_bytes(h + p, to_index(y, spread_real(np.float32(constants.second)), top))
 
 
 @inlined
