@@ -28,7 +28,7 @@ _HOME = {
     "from_torch": "export", "from_state_dict": "export", "from_onnx": "onnx_layers", "from_arrays": "arrays",
     "emulate": "emulator", "State": "emulator", "Run": "run",
     "evaluate": "evaluation", "calibrate": "calibration", "emulate_float": "evaluation",
-    "check_precision": "precision", "fit_scales": "scales", "finetune": "finetuning",
+    "check_precision": "precision", "fit_scales": "scales", "fit_rounding": "rounding", "finetune": "finetuning",
 }  # fmt: skip
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from fxp.network import Network, load, save
     from fxp.onnx_layers import from_onnx
     from fxp.precision import check_precision
+    from fxp.rounding import fit_rounding
     from fxp.run import Run
     from fxp.scales import fit_scales
 
 __all__ = [
     "Formats", "Network", "Run", "State", "calibrate", "check_precision", "emulate", "emulate_float", "evaluate",
-    "finetune", "fit_scales", "from_arrays", "from_onnx", "from_state_dict", "from_torch", "load", "save",
+    "finetune", "fit_rounding", "fit_scales", "from_arrays", "from_onnx", "from_state_dict", "from_torch", "load",
+    "save",
 ]  # fmt: skip
 
 

@@ -192,10 +192,15 @@ def emulate_scored(
 
 def float_row(scorer: Scorer, baseline: np.ndarray) -> Row:
     """The row of the unquantised network."""
+    return _row(scorer, "float", {}, float_totals(scorer), baseline, None, None)
+
+
+def float_totals(scorer: Scorer) -> np.ndarray:
+    """What the sequences score in the unquantised network."""
     sheet = scorer.sheet()
     for number, outputs in enumerate(scorer.float_outputs()):
         sheet.add(number, 0, outputs)
-    return _row(scorer, "float", {}, sheet.totals(), baseline, None, None)
+    return sheet.totals()
 
 
 def controller_row(scorer: Scorer, controller: Any, scored: Scored, baseline: np.ndarray) -> Row:

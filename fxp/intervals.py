@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -78,25 +78,53 @@ def paired_interval(totals: np.ndarray, baseline: np.ndarray, weights: np.ndarra
     return float(difference - reach), float(difference + reach)
 
 
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], baseline: Callable[[np.ndarray], float], groups: np.ndarray
-) -> np.ndarray | None:
-    """Sorted differences of two statistics over draws of groups with replacement, the same draws for both.
+def undrawn(groups: np.ndarray) -> np.ndarray:
+    """Weights of the data as it is: int64 [groups, sequences], 1 where a sequence is of the row's group."""
+    return (np.unique(groups)[:, None] == groups).astype(np.int64)
+
+
+def draws(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Two-level bootstrap: as many groups as there are, with replacement, then sequences within each group drawn.
 
     Parameters
     ----------
-    statistic, baseline : functions of (weights int64 [sequences])
     groups : int64 [sequences]
 
-    Returns
-    -------
-    float64 [draws], or None for fewer than two groups. Draws that define no value (NaN) are left out.
+    Yields
+    ------
+    int64 [groups, sequences]
+        How often each sequence was drawn with the k-th drawn group; a group that is drawn twice has two rows, each with
+        its own draw of sequences. A group's row adds up to its number of sequences.
     """
-    members, index = np.unique(groups, return_inverse=True)
-    if len(members) < 2:
-        return None
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     generator = np.random.default_rng(SEED)
-    counts = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=DRAWS)
-    differences = np.array([statistic(drawn[index]) - baseline(drawn[index]) for drawn in counts])
+    for _ in range(DRAWS):
+        weights = np.zeros((len(members), len(groups)), np.int64)
+        for row, group in zip(weights, generator.integers(len(members), size=len(members)), strict=True):
+            places = members[group]
+            drawn = generator.integers(len(places), size=len(places)) if len(places) > 1 else [0]
+            row[places] = np.bincount(drawn, minlength=len(places))
+        yield weights
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> np.ndarray | None:
+    """A statistic over the draws, always the same ones: float64 [draws]; None for fewer than two groups.
+
+    Parameters
+    ----------
+    statistic : function of (weights int64 [groups, sequences]); NaN where a draw defines no value
+    groups : int64 [sequences]
+    """
+    if len(np.unique(groups)) < 2:
+        return None
+    return np.array([statistic(weights) for weights in draws(groups)])
+
+
+def paired_differences(values: np.ndarray | None, baseline: np.ndarray | None) -> np.ndarray | None:
+    """Sorted differences of what `bootstrap` gave for two variants, without draws that define no value; None if those
+    are half of them or more."""
+    if values is None or baseline is None:
+        return None
+    differences = values - baseline
     differences = np.sort(differences[np.isfinite(differences)])
-    return differences if len(differences) >= DRAWS // 2 else None
+    return differences if len(differences) > DRAWS // 2 else None

@@ -63,7 +63,8 @@ class Statistic(Protocol):
     """A figure of merit of all sequences together that is no ratio of sums, such as an equal-error rate.
 
     It has the attributes of `Metric`, and `needs_groups` (bool, False by default) if the data must say which sequences
-    belong together. Its interval comes from a bootstrap over groups; without groups each sequence is its own.
+    belong together. Its interval comes from a bootstrap over groups and the sequences
+    within them; without groups each sequence is its own.
     """
 
     name: str
@@ -84,10 +85,12 @@ class Statistic(Protocol):
 
         Returns
         -------
-        function of (weights int64 [sequences]) -> float
-            A weight says how often the sequence's group was drawn (all 1: the metric itself; 0: left out). A pair of
-            sequences of different groups counts the product of their weights; a pair within a group counts the weight
-            once, since copies of a group are not compared with each other. NaN where the draw defines no value.
+        function of (weights int64 [drawn, sequences]) -> float
+            Row k says how often each sequence was drawn with the k-th drawn group, and is 0 outside that group (one
+            row a group, 1 for each of its sequences: the metric itself). A sequence counts the sum of its column. A
+            pair of sequences of different groups counts the product of those sums; a pair within a group counts the sum
+            over rows of the products, since copies of a group are not compared with each other. NaN where the draw
+            defines no value.
         """
         ...
 

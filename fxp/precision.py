@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from accel.controllers import Static
+from fxp import rounding
 from fxp.emulator import emulate
 from fxp.formats import Granularity
 from fxp.network import Network
@@ -258,6 +259,12 @@ def _remedies(found: Precision, network: Network, view: View) -> Iterator[_Try]:
     if first & {INPUTS, INPUT_WEIGHTS}:
         part = INPUTS if INPUTS in first else INPUT_WEIGHTS
         yield "a scale per input feature", fit, part, lambda: equalised(network, view)[1]
+    coarse = sorted({part.layer for part in found.lossy if part.part == INPUT_WEIGHTS})
+    if coarse:
+        yield (
+            "input weights rounded for their sums", "fxp.fit_rounding", INPUT_WEIGHTS,
+            lambda: rounding.fitted(network, view, coarse),
+        )  # fmt: skip
     if OUTPUTS in lossy or any(p.part == INPUTS and p.layer for p in found.lossy):
         yield "another range of h", fit, OUTPUTS if OUTPUTS in lossy else INPUTS, lambda: ranged(network, view)[1]
     if lossy & {INPUT_WEIGHTS, OUTPUT_WEIGHTS} and formats.granularity != Granularity.ROW:

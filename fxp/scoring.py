@@ -83,6 +83,7 @@ class Scorer:
         self.groups = np.arange(len(data)) if data.groups is None else np.asarray(data.groups, np.int64)
         self._weights: np.ndarray | None = None
         self._float: list[np.ndarray] | None = None
+        self._kept: tuple[np.ndarray, np.ndarray | None] | None = None
 
     def _chosen(self, metric: Any) -> Any:
         """The metric to use, or None for the difference from the float network."""
@@ -215,7 +216,7 @@ class Scorer:
     def value(self, totals: np.ndarray) -> float:
         """The metric of a variant's sums [sequences], or representations [sequences, K]."""
         if self._statistic:
-            return self._function(totals)(np.ones(len(totals), np.int64))
+            return self._function(totals)(intervals.undrawn(self.groups))
         return float(totals.sum() / self.weights.sum())
 
     def _function(self, totals: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -230,7 +231,8 @@ class Scorer:
         return value
 
     def interval(self, totals: np.ndarray, baseline: np.ndarray) -> tuple[float, float] | None:
-        """95 % interval of the difference from a baseline: paired over sequences, or a bootstrap over groups."""
+        """95 % interval of the difference from a baseline: paired over sequences, or a bootstrap over groups and the
+        sequences within them."""
         if not self._statistic:
             return intervals.paired_interval(totals, baseline, self.weights)
         differences = self._bootstrap(totals, baseline)
@@ -240,7 +242,10 @@ class Scorer:
         return float(low), float(high)
 
     def _bootstrap(self, totals: np.ndarray, baseline: np.ndarray) -> np.ndarray | None:
-        return intervals.bootstrap(self._function(totals), self._function(baseline), self.groups)
+        """Sorted differences over the draws. The baseline is mostly the same one again: its draws are kept."""
+        if self._kept is None or self._kept[0] is not baseline:
+            self._kept = baseline, intervals.bootstrap(self._function(baseline), self.groups)
+        return intervals.paired_differences(intervals.bootstrap(self._function(totals), self.groups), self._kept[1])
 
     def loss(self, totals: np.ndarray, baseline: np.ndarray) -> Loss:
         """The difference from a baseline, turned so that positive is worse."""

@@ -24,7 +24,7 @@ class EqualError:
     same, at the threshold of the cosine where the two are equal.
 
     All pairs are compared. Groups are speakers: pairs share sequences and speakers, so that intervals come from drawing
-    speakers with replacement.
+    speakers, and sequences of each, with replacement.
     """
 
     name = "equal_error"
@@ -38,7 +38,7 @@ class EqualError:
         return embedding(outputs)
 
     def statistic(self, representations: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], float]:
-        """The rate as a function of weights int64 [sequences]; NaN where a draw lacks pairs of either kind.
+        """The rate as a function of weights int64 [drawn, sequences]; NaN where a draw lacks pairs of either kind.
 
         Between neighbouring thresholds both rates are taken to change linearly.
         """
@@ -51,8 +51,11 @@ class EqualError:
         thresholds = np.flatnonzero(np.diff(cosines[order], append=-np.inf))
 
         def rate(weights: np.ndarray) -> float:
-            drawn = np.where(same, weights[first], weights[first] * weights[second])
-            accepted, accepted_wrongly = np.cumsum(drawn * same), np.cumsum(drawn * ~same)
+            count = weights.sum(axis=0)
+            drawn = count[first] * count[second]
+            within = np.zeros(len(drawn), np.int64)
+            within[same] = sum(row[first[same]] * row[second[same]] for row in weights)
+            accepted, accepted_wrongly = np.cumsum(within), np.cumsum(np.where(same, 0, drawn))
             if not len(drawn) or not accepted[-1] or not accepted_wrongly[-1]:
                 return float("nan")
             missed = np.concatenate([[1.0], 1.0 - accepted[thresholds] / accepted[-1]])

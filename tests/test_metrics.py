@@ -102,7 +102,8 @@ class Spread:
         return outputs.mean(axis=0, dtype=float)[:2]
 
     def statistic(self, representations, groups):
-        def value(weights):
+        def value(drawn):
+            weights = drawn.sum(axis=0)
             means = [
                 np.average(representations[groups == g], axis=0, weights=weights[groups == g])
                 for g in np.unique(groups)
@@ -126,11 +127,10 @@ def test_a_statistic_is_of_all_sequences_and_its_interval_a_bootstrap_over_group
         means = np.array([(h @ head.weight.T + head.bias).mean(axis=0, dtype=float)[:2] for h in outputs])
         return Spread().statistic(means, data.groups.astype(np.int64))
 
-    ones = np.ones(8, int)
-    assert table[0].metric == pytest.approx(function(low)(ones), rel=1e-5)
-    rng = np.random.default_rng(intervals.SEED)
-    drawn = np.repeat(rng.multinomial(4, [0.25] * 4, size=intervals.DRAWS), 2, axis=1)
-    differences = [function_low(w) - function_high(w) for function_low, function_high in [(function(low), function(high))] for w in drawn]
+    groups = np.asarray(data.groups)
+    assert table[0].metric == pytest.approx(function(low)(intervals.undrawn(groups)), rel=1e-5)
+    function_low, function_high = function(low), function(high)
+    differences = [function_low(w) - function_high(w) for w in intervals.draws(groups)]
     expected = np.quantile([d for d in differences if math.isfinite(d)], [0.025, 0.975])
     assert table[0].interval == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert table[1].difference == 0 and table[1].interval == (0, 0)

@@ -364,6 +364,13 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
     chosen = [accel.Static(8), "float", accel.Peak(), controller]
     high, exact, peak, calibrated = fxp.evaluate(fitted, data, chosen, metric="cross_entropy")
     assert result["static_high"] == high.metric and result["float"] == exact.metric
+    against_float = result["static_high_vs_float"]
+    assert against_float["loss"] == pytest.approx(-exact.difference, abs=1e-12)
+    assert against_float["interval"] == pytest.approx([-exact.interval[1], -exact.interval[0]])
+    assert against_float["loss"] < against_float["loss_upper"] < against_float["interval"][1]
+    assert against_float["verdict"] == evaluation.verdict(
+        Loss(against_float["loss"], against_float["loss_upper"]), against_float["tolerance"]
+    )
     for row, expected, share in ((result["rows"][6], peak, None), (result["rows"][5], calibrated, 0.57)):
         assert row["loss"] == pytest.approx(expected.difference, abs=1e-12) and row["low_share"] == expected.low_share
         assert row["tolerance"] == pytest.approx(high.metric / 1000) and row["share"] == share

@@ -138,27 +138,35 @@ def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
     path = tmp_path / "x.deb"
     path.write_bytes(deb(made))
     monkeypatch.setattr(debian, "package", lambda wanted: path)
+    largest = generator.uniform(5, 40, 40)
+    monkeypatch.setattr(speaker, "weights", lambda: {"lstm.weight_ih_l0": np.stack([largest / 2, -largest])})
     monkeypatch.setattr(speaker, "CALIBRATION", 8)
     monkeypatch.setattr(speaker, "HELD_OUT", 20)
-    for cached in (speaker._prompts, speaker._thresholds):
+    for cached in (speaker._prompts, speaker._parts):
         cached.cache_clear()
     try:
         held_out, seen = speaker.held_out(), speaker.calibration()
         parts = [speaker._prompts(name) for name in speaker.SPEAKERS]
-        low, high = speaker._thresholds()
+        band, start, end = speaker._parts()
     finally:
-        for cached in (speaker._prompts, speaker._thresholds):
+        for cached in (speaker._prompts, speaker._parts):
             cached.cache_clear()
     assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 5
     assert (len(held_out), len(seen)) == (100, 48)
     assert held_out.groups.tolist() == np.repeat(range(5), 20).tolist()
     assert seen.groups.tolist() == [*np.repeat(range(5), 8).tolist(), *[0] * 8]
     assert (np.diff(held_out.offsets) == 160).all()
-    # Both inputs of a band add up to its power.
-    assert held_out.features == seen.features == 80 and (low > 0).all() and (low < high).all()
-    assert all((x[:, :40] <= low).all() and (x >= 0).all() for x in held_out)
-    sums = [(x[:, :40] + x[:, 40:]).astype(np.float32) for x in held_out]
-    np.testing.assert_allclose(sums[:20], speaker._evenly(parts[0][1], 20), rtol=1e-6)
+    # The inputs of a band follow on each other and add up to its power, none too wide for its weights.
+    assert held_out.features == seen.features == len(band) and sorted(set(band)) == list(range(40))
+    follow = band[1:] == band[:-1]
+    assert (start[1:][follow] == end[:-1][follow]).all() and (start[np.append(True, ~follow)] == 0).all()
+    grid = 2.0**recordings.GRID
+    assert all((edge * grid == np.rint(edge * grid)).all() for edge in (start, end))
+    assert ((end - start) * largest[band] <= speaker.LARGEST + 40 / grid).all() and (end > start).all()
+    closed = np.append(follow, False)
+    assert all((x[:, closed] <= (end - start)[closed]).all() and (x >= 0).all() for x in held_out)
+    sums = [np.add.reduceat(x.astype(np.float64), np.flatnonzero(np.append(True, ~follow)), axis=1) for x in held_out]
+    assert np.array_equal(sums[:20], speaker._evenly(parts[0][1], 20))
     contents = {x.tobytes() for x in held_out}
     assert len(contents) == 20
     assert not contents & {x.tobytes() for x in seen}

@@ -59,11 +59,14 @@ def equal_error_by_definition(vectors, groups, weights):
         for a, b in pairs:
             accepted = cosines[a, b] >= threshold
             if groups[a] == groups[b]:
-                same += weights[a]
-                missed += weights[a] * (not accepted)
+                # A row is one copy of a group: copies are not compared with each other.
+                drawn = sum(row[a] * row[b] for row in weights)
+                same += drawn
+                missed += drawn * (not accepted)
             else:
-                different += weights[a] * weights[b]
-                wrong += weights[a] * weights[b] * accepted
+                drawn = sum(row[a] for row in weights) * sum(row[b] for row in weights)
+                different += drawn
+                wrong += drawn * accepted
         if not same or not different:
             return math.nan
         rates.append((missed / same, wrong / different))
@@ -85,23 +88,44 @@ def test_equal_error_is_where_both_rates_meet():
     assert (vectors >= 0).all()
     rate = metric.statistic(vectors, groups)
     seen = set()
-    for drawn in ([1, 1, 1], [2, 0, 1], [0, 1, 2], [1, 2, 0]):
-        weights = np.repeat(drawn, [5, 4, 3])
+    for weights in [intervals.undrawn(groups), *itertools.islice(intervals.draws(groups), 20)]:
         expected = equal_error_by_definition(vectors, groups, weights)
-        assert rate(weights) == pytest.approx(expected, abs=1e-12)
+        assert rate(weights) == pytest.approx(expected, abs=1e-12, nan_ok=True)
         seen.add(round(expected, 6))
-    assert len(seen) > 2
-    assert math.isnan(rate(np.repeat([3, 0, 0], [5, 4, 3])))
-    assert 0 < rate(np.ones(12, np.int64)) < 0.5
+    assert len(seen) > 5
+    assert math.isnan(rate(np.tile(intervals.undrawn(groups)[0], (3, 1))))
+    assert 0 < rate(intervals.undrawn(groups)) < 0.5
 
 
 def test_equal_error_of_separate_and_of_indistinct_speakers():
     groups = np.repeat([0, 1, 2], 4)
     apart, alike = np.eye(3)[groups], np.ones((12, 3))
     metric = verification.EqualError()
-    assert metric.statistic(apart, groups)(np.ones(12, np.int64)) == 0.0
-    assert metric.statistic(alike, groups)(np.ones(12, np.int64)) == 0.5
-    same = intervals.bootstrap(metric.statistic(apart, groups), metric.statistic(apart, groups), groups)
+    assert metric.statistic(apart, groups)(intervals.undrawn(groups)) == 0.0
+    assert metric.statistic(alike, groups)(intervals.undrawn(groups)) == 0.5
+    values = intervals.bootstrap(metric.statistic(apart, groups), groups)
+    same = intervals.paired_differences(values, values)
     assert same is not None
     assert (same == 0).all()
     assert (verification.embedding(-np.ones((1, 3), np.float32)) == 0).all()
+
+
+def test_the_bootstrap_has_two_levels(monkeypatch):
+    """Two groups of two sequences, worth 0 and 1, 4 and 6: the sum of what is drawn has nine values with known shares."""
+    monkeypatch.setattr(intervals, "DRAWS", 20_000)
+    groups, worth = np.array([3, 3, 8, 8]), np.array([0, 1, 4, 6])
+    values = intervals.bootstrap(lambda weights: float(weights.sum(axis=0) @ worth), groups)
+    # A drawn group gives 0, 1 (twice as often) or 2, or else 8, 10 (twice as often) or 12; two are drawn.
+    one = dict(zip([0, 1, 2, 8, 10, 12], [1 / 8, 1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8], strict=True))
+    expected: dict[int, float] = {}
+    for (a, p), (b, q) in itertools.product(one.items(), repeat=2):
+        expected[a + b] = expected.get(a + b, 0.0) + p * q
+    found, counts = np.unique(values, return_counts=True)
+    assert found.tolist() == sorted(expected)
+    shares = np.array([expected[int(value)] for value in found])
+    assert (np.abs(counts / 20_000 - shares) < 4.5 * np.sqrt(shares * (1 - shares) / 20_000)).all()
+    for weights in itertools.islice(intervals.draws(groups), 50):
+        assert (weights.sum(axis=1) == 2).all()
+        assert (((weights[:, :2] > 0).any(axis=1)) != (weights[:, 2:] > 0).any(axis=1)).all()
+    assert np.array_equal(values, intervals.bootstrap(lambda weights: float(weights.sum(axis=0) @ worth), groups))
+    assert intervals.bootstrap(lambda weights: 0.0, np.zeros(4)) is None

@@ -18,7 +18,7 @@ import numpy as np
 import accel.controllers as controllers
 import traces
 from fxp import networks
-from fxp.evaluation import emulate_scored
+from fxp.evaluation import emulate_scored, float_totals
 from fxp.network import Network
 from fxp.networks import debian, recordings, speaker
 from fxp.scoring import Scorer
@@ -30,15 +30,12 @@ def eight_bits(network: Network, data: traces.Data, threads: int = 1) -> dict[st
     Returns
     -------
     dict
-        `difference` is static high minus float, `interval` its 95 % interval over draws of speakers, `cosine` that
-        between the embeddings of both: mean and least over sequences.
+        `difference` is static high minus float, `interval` its 95 % interval over draws of speakers and of recordings
+        of each, `cosine` that between the embeddings of both: mean and least over sequences.
     """
     scorer = Scorer(network, data)
     high = emulate_scored(scorer, controllers.Static(network.formats.high), threads=threads).totals
-    sheet = scorer.sheet()
-    for number, outputs in enumerate(scorer.float_outputs()):
-        sheet.add(number, 0, outputs)
-    exact = sheet.totals()
+    exact = float_totals(scorer)
     cosines = (high * exact).sum(axis=1)
     return {
         "network": network.model.name,
@@ -75,8 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(features(), indent=1))
         return
     data = traces.Data.read(networks.build("speaker")["data.h5"])
-    scales = {"a scale for each input": True, "one scale for all inputs": False}
-    found = {name: eight_bits(Network(speaker.model(scaled)), data) for name, scaled in scales.items()}
+    variants = {
+        "a scale for each input, rounded for the sums": (True, True),
+        "a scale for each input, rounded to nearest": (True, False),
+        "one scale for all inputs, rounded to nearest": (False, False),
+    }
+    found = {name: eight_bits(Network(speaker.model(*made)), data) for name, made in variants.items()}
     print(json.dumps(found, indent=1))
 
 

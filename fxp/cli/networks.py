@@ -103,6 +103,8 @@ def evaluate(
         f"{result['static_high']:.4f}",
         ["controller", "low share", "loss", "upper end", "tolerance", "verdict"],
         rows,
+        f"static high against float: loss {result['static_high_vs_float']['loss']:+.5f}"
+        f"{output.interval(result['static_high_vs_float']['interval'])}, {result['static_high_vs_float']['verdict']}; "
         f"{result['sequences']} held-out sequences, {result['steps']:,} steps; loss: from static high precision, "
         f"paired; upper end of its one-sided 95 % interval",
     )

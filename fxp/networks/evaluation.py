@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import accel.controllers as controllers
 import traces
 from fxp import matching, networks
 from fxp.calibration import at_share, calibrate
-from fxp.evaluation import Scored, emulate_scored, float_row
+from fxp.evaluation import Scored, emulate_scored, float_totals
 from fxp.network import load
 from fxp.observation import Observation, as_data, chosen
 from fxp.oracle import Impacts, Oracle
@@ -52,8 +54,10 @@ def evaluate(
 
     Returns
     -------
-    dict: network, metric, unit, float, static_high, sequences, steps, rows of controller, share (asked for, or None),
-    low_share (reached), loss, loss_upper (upper end of the one-sided 95 % interval), tolerance, verdict.
+    dict: network, metric, unit, float, static_high, static_high_vs_float (loss of static high precision against the
+    float network, paired: loss, loss_upper, interval of 95 %, tolerance, verdict), sequences, steps, rows of
+    controller, share (asked for, or None), low_share (reached), loss, loss_upper (upper end of the one-sided 95 %
+    interval), tolerance, verdict.
     """
     entry = networks.entry(name)
     if not shares:
@@ -69,23 +73,29 @@ def evaluate(
         options: dict[str, Any] = {"threads": threads, "progress": progress}
         high = emulate_scored(scorer, controllers.Static(network.formats.high), **options)
         static_high = scorer.value(high.totals)
-        exact = float_row(scorer, high.totals).metric
+        exact = float_totals(scorer)
         tolerance = entry.tolerance(static_high, scorer.name)
 
-        def row(judge: Scorer, which: str, share: float | None, scored: Scored) -> dict[str, Any]:
-            loss = judge.loss(scored.totals, high.totals)
+        def judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
+            loss = judge.loss(totals, baseline)
             return {
-                "controller": which,
-                "share": share,
-                "low_share": scored.run.low_share,
                 "loss": loss.value,
                 "loss_upper": loss.upper,
                 "tolerance": tolerance,
                 "verdict": verdict(loss, tolerance),
             }
 
-        # The fit of the offset bits does not depend on the share: only the controller's threshold does.
-        fitted, controller = calibrate(network, seen, low_share=shares[0], seed=SEED, threads=threads)
+        against_float = judged(scorer, high.totals, exact)
+        against_float["interval"] = scorer.interval(high.totals, exact)
+
+        def row(judge: Scorer, which: str, share: float | None, scored: Scored) -> dict[str, Any]:
+            made = {"controller": which, "share": share, "low_share": scored.run.low_share}
+            return made | judged(judge, scored.totals, high.totals)
+
+        # The fit of the offset bits does not depend on the share: only the controller's threshold does. High precision
+        # keeps its bits, since all is compared with it.
+        options_of_fit: dict[str, Any] = {"seed": SEED, "threads": threads, "scales": "keep"}
+        fitted, controller = calibrate(network, seen, low_share=shares[0], **options_of_fit)
         calibration = chosen(as_data(fitted, seen))
         observation = Observation(fitted, calibration, threads)
         judge = Scorer(fitted, data, metric=metric or entry.metric)
@@ -112,8 +122,9 @@ def evaluate(
             "network": name,
             "metric": scorer.name,
             "unit": scorer.metric.unit,
-            "float": exact,
+            "float": scorer.value(exact),
             "static_high": static_high,
+            "static_high_vs_float": against_float,
             "sequences": len(data),
             "steps": int(data.total),
             "rows": rows,

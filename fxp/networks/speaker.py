@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import zipfile
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import traces
 from fxp import export
 from fxp.networks import debian, fetch, recordings
+from fxp.rounding import fit_rounding
 from traces import InputError
 
 FRAMES = 160  # of a sequence: what the encoder was trained on
@@ -22,8 +24,13 @@ METRIC = "equal_error"
 
 # Of the prompts of a speaker in the order of their names, every fourth calibrates.
 PERIOD = 4
-CALIBRATION, HELD_OUT = 30, 60  # prompts of a speaker
-QUIET = 1e-4  # power, less than what is typical of speech
+CALIBRATION, HELD_OUT = 30, 120  # prompts of a speaker
+
+# A band is given in parts: they end at these quantiles of its power, the last is open, and none whose range times the
+# largest weight of its band exceeds LARGEST, since the loudest part sets the weight steps of all.
+QUANTILES = (0.7, 0.9, 0.99)
+LARGEST = 4.0
+QUIET = 1e-4  # power, less than what is typical of speech: no part is narrower
 
 RESEMBLYZER = fetch.Package(
     "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", False, "Apache-2.0"
@@ -91,22 +98,25 @@ def calibration() -> traces.Data:
     return _data([_evenly(_prompts(name)[0], CALIBRATION) for name in names], groups, "speaker calibration")
 
 
-def model(scaled: bool = True) -> traces.Model:
+def model(scaled: bool = True, fitted: bool = True) -> traces.Model:
     """The encoder, quantised: three LSTM layers of 256 and a linear head on the last step. The weights of a band are
-    those of both its inputs, so that the float network is the encoder as it came.
+    those of all its inputs, so that the float network is the encoder as it came.
 
     Parameters
     ----------
     scaled : bool
-        A scale for each input: the range of the lower part of a band is what its threshold says, that of the excess
-        ends at its 99th percentile. With one scale for all inputs, eight bits lose the quiet bands.
+        A scale for each input, the range of its part. With one scale for all inputs, eight bits lose the quiet bands.
+    fitted : bool
+        The input weights rounded for the sums of the calibration prompts (`fxp.fit_rounding`), not each for itself.
     """
     state = weights()
     lstm = dict(export.select(state, "lstm"))
-    lstm["weight_ih_l0"] = np.concatenate([np.asarray(lstm["weight_ih_l0"])] * 2, axis=1)
-    low, high = _thresholds()
-    scale = np.concatenate([low, high - low])
-    seen = [np.minimum(features, scale) if scaled else features for features in calibration()]
+    band, start, end = _parts()
+    lstm["weight_ih_l0"] = np.asarray(lstm["weight_ih_l0"])[:, band]
+    # A full part is the largest index: 127 of 128 steps.
+    scale = ((end - start) * np.float32(128 / 127)).astype(np.float32)
+    prompts = calibration()
+    seen = [np.minimum(features, scale) if scaled else features for features in prompts]
     network = export.from_state_dict(
         lstm,
         seen,
@@ -117,7 +127,7 @@ def model(scaled: bool = True) -> traces.Model:
         origin="resemblyzer/pretrained.pt of Resemblyzer 0.1.4",
         licence="Apache-2.0",
     )
-    return network.model
+    return (fit_rounding(network, prompts) if fitted else network).model
 
 
 def weights() -> dict[str, Any]:
@@ -148,24 +158,43 @@ def _prompts(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 @cache
-def _thresholds() -> tuple[np.ndarray, np.ndarray]:
-    """Power of each band, float32 [bands], that 80 % and 99 % of the calibration frames stay below; at least `QUIET`
-    apart from zero and from each other, since bands above 4 kHz are empty."""
+def _parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Band of each input, and the power at which it starts and ends: int64, float32 and float32 [inputs].
+
+    Ends are multiples of 2^-20, as the power itself is, so that the parts of a band add up to it exactly.
+    """
     frames = np.concatenate(
         [x for name in (*SPEAKERS, CALIBRATION_ONLY) for x in _evenly(_prompts(name)[0], CALIBRATION)]
     )
-    low, high = np.quantile(frames, (0.8, 0.99), axis=0)
-    low = np.maximum(low, QUIET)
-    return low.astype(np.float32), np.maximum(high, low + QUIET).astype(np.float32)
+    grid = 2.0**recordings.GRID
+    ends = np.rint(np.quantile(frames.astype(np.float64), QUANTILES, axis=0) * grid) / grid
+    largest = np.abs(np.asarray(weights()["lstm.weight_ih_l0"])).max(axis=0).astype(np.float64)
+    found: list[tuple[int, float, float]] = []
+    for band in range(recordings.BANDS):
+        start = 0.0
+        for number, end in enumerate(ends[:, band]):
+            top = number == len(QUANTILES) - 1
+            if end - start < QUIET:
+                if not top:
+                    continue
+                end = start + QUIET
+            pieces = max(1, int(np.ceil((end - start) * largest[band] / LARGEST)))
+            edges = np.rint(np.linspace(start, end, pieces + 1) * grid) / grid
+            found += [(band, a, b) for a, b in itertools.pairwise(edges)]
+            start = end
+    bands, starts, stops = zip(*found, strict=True)
+    return np.array(bands), np.array(starts, np.float32), np.array(stops, np.float32)
 
 
-def _parts(power: np.ndarray) -> np.ndarray:
-    """Each band as two inputs that add up to it, float32 [frames, 2 * bands]: power up to a threshold, and the excess.
+def _split(power: np.ndarray) -> np.ndarray:
+    """Each band as inputs that add up to it, float32 [frames, inputs]: what of the power lies in each part, the last
+    part of a band being open.
 
     Speech is quiet most of the time: one input of eight bits would see little but its loudest moments.
     """
-    low = np.minimum(power, _thresholds()[0])
-    return np.concatenate([low, power - low], axis=1)
+    band, start, end = _parts()
+    last = np.append(band[1:] != band[:-1], True)
+    return np.asarray(np.clip(power[:, band], start, np.where(last, np.float32(np.inf), end)) - start)
 
 
 def _evenly(prompts: list[np.ndarray], count: int) -> list[np.ndarray]:
@@ -177,7 +206,7 @@ def _evenly(prompts: list[np.ndarray], count: int) -> list[np.ndarray]:
 
 def _data(prompts: list[list[np.ndarray]], groups: list[int], name: str) -> traces.Data:
     return traces.Data.of(
-        [_parts(features) for some in prompts for features in some],
+        [_split(features) for some in prompts for features in some],
         groups=np.repeat(groups, [len(some) for some in prompts]),
         name=name,
         metric=METRIC,
