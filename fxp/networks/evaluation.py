@@ -76,21 +76,9 @@ def evaluate(
         exact = float_totals(scorer)
         tolerance = entry.tolerance(static_high, scorer.name)
 
-        def judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray) -> dict[str, Any]:
-            loss = judge.loss(totals, baseline)
-            return {
-                "loss": loss.value,
-                "loss_upper": loss.upper,
-                "tolerance": tolerance,
-                "verdict": verdict(loss, tolerance),
-            }
-
-        against_float = judged(scorer, high.totals, exact)
-        against_float["interval"] = scorer.interval(high.totals, exact)
-
         def row(judge: Scorer, which: str, share: float | None, scored: Scored) -> dict[str, Any]:
             made = {"controller": which, "share": share, "low_share": scored.run.low_share}
-            return made | judged(judge, scored.totals, high.totals)
+            return made | _judged(judge, scored.totals, high.totals, tolerance)
 
         # The fit of the offset bits does not depend on the share: only the controller's threshold does. High precision
         # keeps its bits, since all is compared with it.
@@ -124,11 +112,30 @@ def evaluate(
             "unit": scorer.metric.unit,
             "float": scorer.value(exact),
             "static_high": static_high,
-            "static_high_vs_float": against_float,
+            "static_high_vs_float": against_float(scorer, high.totals, exact, tolerance),
             "sequences": len(data),
             "steps": int(data.total),
             "rows": rows,
         }
+
+
+def _judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray, tolerance: float) -> dict[str, Any]:
+    loss = judge.loss(totals, baseline)
+    return {
+        "loss": loss.value,
+        "loss_upper": loss.upper,
+        "tolerance": tolerance,
+        "verdict": verdict(loss, tolerance),
+    }
+
+
+def against_float(scorer: Scorer, high: np.ndarray, exact: np.ndarray, tolerance: float) -> dict[str, Any]:
+    """Loss of static high precision against the float network, for what both scored: as `evaluate` gives it."""
+    found = _judged(scorer, high, exact, tolerance)
+    bounds = scorer.interval(high, exact)
+    if bounds is not None and scorer.metric.higher_is_better:
+        bounds = (-bounds[1], -bounds[0])
+    return found | {"interval": bounds}
 
 
 def verdict(loss: Loss, tolerance: float) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 
 import traces
 from fxp import export
+from fxp.networks import halves
 from fxp.transcripts import BLANK
-from traces import InputError
 
 LETTERS = "'abcdefghijklmnopqrstuvwxyz"
 _NAMES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
@@ -93,12 +93,7 @@ def words(part: str, count: int | None = None) -> list[Word]:
 
 def weights() -> dict[str, np.ndarray]:
     """State dict of the network (`embedding`, `lstm`, `head`), float32, each value one of float16."""
-    path = FOLDER / "weights.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key].astype(np.float32) for key in stored.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    return halves.read(FOLDER)
 
 
 def held_out() -> traces.Data:
