@@ -58,7 +58,7 @@ for _kind, _representation in ((Words, WORDS), (Reals, REALS), (Doubles, DOUBLES
     _register(_kind, _representation)
 
 
-def _operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any:
+def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any:
     """An intrinsic of fixed types; `generate` gets the builder and the LLVM values."""
 
     def signature() -> Any:
@@ -80,10 +80,12 @@ def _operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> An
             return intrinsic(lambda typing, a, b, c: signature())
         case 4:
             return intrinsic(lambda typing, a, b, c, d: signature())
+        case 5:
+            return intrinsic(lambda typing, a, b, c, d, e: signature())
     raise TypeError(f"{len(arguments)} arguments")
 
 
-def _pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
+def pointer_to(builder: Any, address: Any, kind: ir.Type) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -120,58 +122,58 @@ def _instruction(name: str, result: ir.Type, *arguments: ir.Type) -> Callable[..
 
 
 def _load(kind: ir.Type) -> Callable[..., Any]:
-    return lambda builder, place: builder.load(_pointer(builder, place, kind), align=1)
+    return lambda builder, place: builder.load(pointer_to(builder, place, kind), align=1)
 
 
 def _store(builder: Any, place: Any, value: Any) -> None:
-    builder.store(value, _pointer(builder, place, value.type), align=1)
+    builder.store(value, pointer_to(builder, place, value.type), align=1)
 
 
 def _load_bytes(builder: Any, place: Any) -> Any:
-    return builder.sext(builder.load(_pointer(builder, place, ir.VectorType(BYTE, 8)), align=1), WORDS)
+    return builder.sext(builder.load(pointer_to(builder, place, ir.VectorType(BYTE, 8)), align=1), WORDS)
 
 
 def _load_shorts(builder: Any, place: Any) -> Any:
-    return builder.sext(builder.load(_pointer(builder, place, ir.VectorType(SHORT, 8)), align=1), WORDS)
+    return builder.sext(builder.load(pointer_to(builder, place, ir.VectorType(SHORT, 8)), align=1), WORDS)
 
 
 def _twice(builder: Any, place: Any) -> Any:
-    half = builder.load(_pointer(builder, place, ir.VectorType(WORD, 4)), align=1)
+    half = builder.load(pointer_to(builder, place, ir.VectorType(WORD, 4)), align=1)
     return _shuffle(builder, half, _undefined(half.type), [0, 1, 2, 3] * 2)
 
 
-load = _operation(_load(WORDS), words, types.int64)
-twice = _operation(_twice, words, types.int64)
+load = operation(_load(WORDS), words, types.int64)
+twice = operation(_twice, words, types.int64)
 """16 bytes at the address, in both halves."""
 
-load_reals = _operation(_load(REALS), reals, types.int64)
-load_doubles = _operation(_load(DOUBLES), doubles, types.int64)
-load_bytes = _operation(_load_bytes, words, types.int64)  # 8 x int8, widened
-load_shorts = _operation(_load_shorts, words, types.int64)  # 8 x int16, widened
-load_long = _operation(_load(LONG), types.int64, types.int64)
-store = _operation(_store, types.void, types.int64, words)
-store_reals = _operation(_store, types.void, types.int64, reals)
-store_long = _operation(_store, types.void, types.int64, types.int64)
-store_byte = _operation(lambda b, place, v: _store(b, place, b.trunc(v, BYTE)), types.void, types.int64, types.int64)
-store_bytes = _operation(
+load_reals = operation(_load(REALS), reals, types.int64)
+load_doubles = operation(_load(DOUBLES), doubles, types.int64)
+load_bytes = operation(_load_bytes, words, types.int64)  # 8 x int8, widened
+load_shorts = operation(_load_shorts, words, types.int64)  # 8 x int16, widened
+load_long = operation(_load(LONG), types.int64, types.int64)
+store = operation(_store, types.void, types.int64, words)
+store_reals = operation(_store, types.void, types.int64, reals)
+store_long = operation(_store, types.void, types.int64, types.int64)
+store_byte = operation(lambda b, place, v: _store(b, place, b.trunc(v, BYTE)), types.void, types.int64, types.int64)
+store_bytes = operation(
     lambda b, place, v: _store(b, place, b.trunc(v, ir.VectorType(BYTE, 8))), types.void, types.int64, words
 )
-store_shorts = _operation(
+store_shorts = operation(
     lambda b, place, v: _store(b, place, b.trunc(v, ir.VectorType(SHORT, 8))), types.void, types.int64, words
 )
 
 
 def _load_byte(builder: Any, place: Any) -> Any:
-    return builder.zext(builder.load(_pointer(builder, place, BYTE)), LONG)
+    return builder.zext(builder.load(pointer_to(builder, place, BYTE)), LONG)
 
 
 def _load_word(builder: Any, place: Any) -> Any:
-    return builder.sext(builder.load(_pointer(builder, place, WORD)), LONG)
+    return builder.sext(builder.load(pointer_to(builder, place, WORD)), LONG)
 
 
-load_byte = _operation(_load_byte, types.int64, types.int64)
-load_word = _operation(_load_word, types.int64, types.int64)
-store_word = _operation(lambda b, place, v: _store(b, place, b.trunc(v, WORD)), types.void, types.int64, types.int64)
+load_byte = operation(_load_byte, types.int64, types.int64)
+load_word = operation(_load_word, types.int64, types.int64)
+store_word = operation(lambda b, place, v: _store(b, place, b.trunc(v, WORD)), types.void, types.int64, types.int64)
 
 
 def structure(cls: Any) -> Any:
@@ -183,64 +185,64 @@ def structure(cls: Any) -> Any:
         fields = []
         for number, kind in enumerate(kinds):
             place = builder.add(arguments[0], ir.Constant(LONG, 8 * number))
-            fields.append(builder.load(_pointer(builder, place, context.get_value_type(kind))))
+            fields.append(builder.load(pointer_to(builder, place, context.get_value_type(kind))))
         return context.make_tuple(builder, whole, fields)
 
     return intrinsic(lambda typing, place: (whole(types.int64), generate))
 
 
 def _copy(builder: Any, target: Any, source: Any, size: Any) -> None:
-    ends = [_pointer(builder, place, BYTE) for place in (target, source)]
+    ends = [pointer_to(builder, place, BYTE) for place in (target, source)]
     kind = ir.FunctionType(ir.VoidType(), [ends[0].type, ends[1].type, LONG, ir.IntType(1)])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.memcpy.p0.p0.i64")
     builder.call(function, [*ends, size, ir.Constant(ir.IntType(1), 0)])
 
 
-copy = _operation(_copy, types.void, types.int64, types.int64, types.int64)
+copy = operation(_copy, types.void, types.int64, types.int64, types.int64)
 """`size` bytes from `source` to `target`."""
 
 
 def _clear(builder: Any, target: Any, size: Any) -> None:
-    place = _pointer(builder, target, BYTE)
+    place = pointer_to(builder, target, BYTE)
     kind = ir.FunctionType(ir.VoidType(), [place.type, BYTE, LONG, ir.IntType(1)])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.memset.p0.i64")
     builder.call(function, [place, ir.Constant(BYTE, 0), size, ir.Constant(ir.IntType(1), 0)])
 
 
-clear = _operation(_clear, types.void, types.int64, types.int64)
+clear = operation(_clear, types.void, types.int64, types.int64)
 """Zero to `size` bytes."""
 
 
 def _prefetch(builder: Any, place: Any) -> None:
-    pointer = _pointer(builder, place, BYTE)
+    pointer = pointer_to(builder, place, BYTE)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, WORD, WORD, WORD])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [pointer, *(ir.Constant(WORD, n) for n in (0, 3, 1))])
 
 
-prefetch = _operation(_prefetch, types.void, types.int64)
+prefetch = operation(_prefetch, types.void, types.int64)
 
 
 # Integers
 
 
-zero = _operation(lambda b: _filled(WORDS, 0), words)
-ones8 = _operation(lambda b: b.bitcast(_filled(BYTES, 1), WORDS), words)
-ones16 = _operation(lambda b: b.bitcast(_filled(SHORTS, 1), WORDS), words)
-nibbles = _operation(lambda b: b.bitcast(_filled(BYTES, 15), WORDS), words)  # 0x0F in every byte
-spread = _operation(lambda b, v: _broadcast(b, v, WORDS), words, types.int32)
+zero = operation(lambda b: _filled(WORDS, 0), words)
+ones8 = operation(lambda b: b.bitcast(_filled(BYTES, 1), WORDS), words)
+ones16 = operation(lambda b: b.bitcast(_filled(SHORTS, 1), WORDS), words)
+nibbles = operation(lambda b: b.bitcast(_filled(BYTES, 15), WORDS), words)  # 0x0F in every byte
+spread = operation(lambda b, v: _broadcast(b, v, WORDS), words, types.int32)
 
 
 def _halves(builder: Any, first: Any, second: Any) -> Any:
     return _shuffle(builder, _broadcast(builder, first, WORDS), _broadcast(builder, second, WORDS), LOW_HALVES)
 
 
-halves = _operation(_halves, words, types.int32, types.int32)
+halves = operation(_halves, words, types.int32, types.int32)
 """One integer in the first four lanes, another in the last four."""
 
 
-first_halves = _operation(lambda b, v, w: _shuffle(b, v, w, LOW_HALVES), words, words, words)
-last_halves = _operation(lambda b, v, w: _shuffle(b, v, w, HIGH_HALVES), words, words, words)
+first_halves = operation(lambda b, v, w: _shuffle(b, v, w, LOW_HALVES), words, words, words)
+last_halves = operation(lambda b, v, w: _shuffle(b, v, w, HIGH_HALVES), words, words, words)
 """The first, or last, 16 bytes of two vectors."""
 
 
@@ -249,7 +251,7 @@ def _lanes(kind: ir.VectorType, name: str) -> Any:
         result = getattr(builder, name)(builder.bitcast(a, kind), builder.bitcast(b, kind))
         return builder.bitcast(result, WORDS)
 
-    return _operation(generate, words, words, words)
+    return operation(generate, words, words, words)
 
 
 add32, sub32, mul32 = _lanes(WORDS, "add"), _lanes(WORDS, "sub"), _lanes(WORDS, "mul")
@@ -257,11 +259,11 @@ add16 = _lanes(SHORTS, "add")
 both, either, flip = _lanes(WORDS, "and_"), _lanes(WORDS, "or_"), _lanes(WORDS, "xor")
 shift_left, shift_right = _lanes(WORDS, "shl"), _lanes(WORDS, "ashr")
 
-maddwd = _operation(_instruction("llvm.x86.avx2.pmadd.wd", WORDS, SHORTS, SHORTS), words, words, words)
+maddwd = operation(_instruction("llvm.x86.avx2.pmadd.wd", WORDS, SHORTS, SHORTS), words, words, words)
 """Sums of neighbouring products of int16 as int32."""
 
 _maddubs = _instruction("llvm.x86.avx2.pmadd.ub.sw", SHORTS, BYTES, BYTES)
-maddubs = _operation(lambda b, u, s: b.bitcast(_maddubs(b, u, s), WORDS), words, words, words)
+maddubs = operation(lambda b, u, s: b.bitcast(_maddubs(b, u, s), WORDS), words, words, words)
 """Sums of neighbouring products of uint8 by int8 as int16; the caller guarantees that no pair saturates."""
 
 def _magnitude8(builder: Any, v: Any) -> Any:
@@ -270,14 +272,14 @@ def _magnitude8(builder: Any, v: Any) -> Any:
     return builder.bitcast(builder.select(negative, builder.neg(v), v), WORDS)
 
 
-magnitude8 = _operation(_magnitude8, words, words)
+magnitude8 = operation(_magnitude8, words, words)
 
 
 def _negative8(builder: Any, v: Any) -> Any:
     return builder.bitcast(builder.ashr(builder.bitcast(v, BYTES), _filled(BYTES, 7)), WORDS)
 
 
-negative8 = _operation(_negative8, words, words)
+negative8 = operation(_negative8, words, words)
 """All ones in the bytes below 0."""
 
 
@@ -292,7 +294,7 @@ def _lower8(builder: Any, v: Any, shift: Any, top: Any) -> Any:
     return builder.bitcast(builder.trunc(v, BYTES), WORDS)
 
 
-lower8 = _operation(_lower8, words, words, types.int32, types.int32)
+lower8 = operation(_lower8, words, words, types.int32, types.int32)
 """Low indices of 32 activations: min((v + 2^(shift - 1)) >> shift, top), bytewise."""
 
 
@@ -302,7 +304,7 @@ def _crossed8(builder: Any, first: Any, second: Any) -> Any:
     return builder.bitcast(builder.add(v, _filled(BYTES, 7)), WORDS)
 
 
-crossed8 = _operation(_crossed8, words, words, words)
+crossed8 = operation(_crossed8, words, words, words)
 """16 * first - second + 7, bytewise; within int8 for both in [-8, 7]."""
 
 
@@ -312,7 +314,7 @@ def _total32(builder: Any, v: Any) -> Any:
     return builder.call(function, [v])
 
 
-total32 = _operation(_total32, types.int32, words)
+total32 = operation(_total32, types.int32, words)
 """Sum of the lanes."""
 
 
@@ -352,7 +354,7 @@ def _folded(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     return _shuffle(builder, total, _undefined(WORDS), [0, 4, 1, 5, 2, 6, 3, 7])
 
 
-folded = _operation(_folded, words, words, words, words, words)
+folded = operation(_folded, words, words, words, words, words)
 """Sums over the halves of four vectors: those of a and b, first halves before last ones in each, then those of c and d."""
 
 transposed = _eight("transposed", _transposed, types.UniTuple(words, 8))
@@ -366,8 +368,8 @@ def _top_byte(factor: int) -> Callable[..., Any]:
     return lambda builder, v: builder.lshr(builder.mul(v, ir.Constant(LONG, factor)), ir.Constant(LONG, 56))
 
 
-mask_of = _operation(_top_byte(0x0102040810204080), types.int64, types.int64)
-ones_of = _operation(_top_byte(0x0101010101010101), types.int64, types.int64)
+mask_of = operation(_top_byte(0x0102040810204080), types.int64, types.int64)
+ones_of = operation(_top_byte(0x0101010101010101), types.int64, types.int64)
 
 
 # Selection
@@ -381,15 +383,15 @@ def _most(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.icmp_signed(">", a, b), a, b)
 
 
-least32, most32 = _operation(_least, words, words, words), _operation(_most, words, words, words)
+least32, most32 = operation(_least, words, words, words), operation(_most, words, words, words)
 
 
 def _mask(builder: Any, place: Any) -> Any:
-    flags = builder.load(_pointer(builder, place, ir.VectorType(BYTE, 8)), align=1)
+    flags = builder.load(pointer_to(builder, place, ir.VectorType(BYTE, 8)), align=1)
     return builder.sext(builder.icmp_unsigned("!=", flags, ir.Constant(flags.type, [0] * 8)), WORDS)
 
 
-mask = _operation(_mask, words, types.int64)
+mask = operation(_mask, words, types.int64)
 """All ones in the lanes whose byte at the address is not 0."""
 
 
@@ -397,8 +399,8 @@ def _choose(builder: Any, condition: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.icmp_signed("<", condition, _filled(WORDS, 0)), a, b)
 
 
-choose = _operation(_choose, reals, words, reals, reals)
-choose_words = _operation(_choose, words, words, words, words)
+choose = operation(_choose, reals, words, reals, reals)
+choose_words = operation(_choose, words, words, words, words)
 """a where the mask is set, b elsewhere."""
 
 
@@ -408,18 +410,18 @@ def _differing(builder: Any, a: Any, b: Any) -> Any:
     return builder.zext(builder.call(count, [bits]), LONG)
 
 
-differing = _operation(_differing, types.int64, words, words)
+differing = operation(_differing, types.int64, words, words)
 """Number of lanes that differ."""
 
 
 # Reals and doubles
 
 
-spread_real = _operation(lambda b, v: _broadcast(b, v, REALS), reals, types.float32)
-spread_double = _operation(lambda b, v: _broadcast(b, v, DOUBLES), doubles, types.float64)
-to_reals = _operation(lambda b, v: b.sitofp(v, REALS), reals, words)
-to_words = _operation(lambda b, v: b.fptosi(v, WORDS), words, reals)
-as_reals = _operation(lambda b, v: b.bitcast(v, REALS), reals, words)
+spread_real = operation(lambda b, v: _broadcast(b, v, REALS), reals, types.float32)
+spread_double = operation(lambda b, v: _broadcast(b, v, DOUBLES), doubles, types.float64)
+to_reals = operation(lambda b, v: b.sitofp(v, REALS), reals, words)
+to_words = operation(lambda b, v: b.fptosi(v, WORDS), words, reals)
+as_reals = operation(lambda b, v: b.bitcast(v, REALS), reals, words)
 
 
 def _with_sign(builder: Any, v: Any, sign: int) -> Any:
@@ -428,7 +430,7 @@ def _with_sign(builder: Any, v: Any, sign: int) -> Any:
     return builder.bitcast(builder.or_(cleared, _filled(WORDS, sign)) if sign else cleared, REALS)
 
 
-negative = _operation(lambda b, v: _with_sign(b, v, 0x80000000), reals, reals)
+negative = operation(lambda b, v: _with_sign(b, v, 0x80000000), reals, reals)
 """-|v|."""
 
 
@@ -441,10 +443,10 @@ def _compared(name: str) -> Any:
     return lambda b, v: b.fcmp_ordered(name, v, _filled(REALS, 0.0))
 
 
-opposite_if_negative = _operation(lambda b, sign, v: _opposite_where(b, _compared("<")(b, sign), v), reals, reals, reals)
+opposite_if_negative = operation(lambda b, sign, v: _opposite_where(b, _compared("<")(b, sign), v), reals, reals, reals)
 """-v where sign < 0, else v."""
 
-choose_positive = _operation(lambda b, sign, v, w: b.select(_compared(">=")(b, sign), v, w), reals, reals, reals, reals)
+choose_positive = operation(lambda b, sign, v, w: b.select(_compared(">=")(b, sign), v, w), reals, reals, reals, reals)
 """v where sign >= 0, else w."""
 
 
@@ -456,8 +458,8 @@ def _smaller(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-larger, smaller = _operation(_larger, reals, reals, reals), _operation(_smaller, reals, reals, reals)
-larger_double, smaller_double = (_operation(f, doubles, doubles, doubles) for f in (_larger, _smaller))
+larger, smaller = operation(_larger, reals, reals, reals), operation(_smaller, reals, reals, reals)
+larger_double, smaller_double = (operation(f, doubles, doubles, doubles) for f in (_larger, _smaller))
 
 
 def _half(start: int) -> Callable[..., Any]:
@@ -467,7 +469,7 @@ def _half(start: int) -> Callable[..., Any]:
     return generate
 
 
-first_doubles, last_doubles = (_operation(_half(n), doubles, words) for n in (0, 4))
+first_doubles, last_doubles = (operation(_half(n), doubles, words) for n in (0, 4))
 """The first or last four words as doubles."""
 
 
@@ -476,7 +478,7 @@ def _join(builder: Any, a: Any, b: Any) -> Any:
     return _shuffle(builder, builder.fptosi(a, four), builder.fptosi(b, four), list(range(8)))
 
 
-join = _operation(_join, words, doubles, doubles)
+join = operation(_join, words, doubles, doubles)
 """Whole doubles within 32 bits as eight words."""
 
 
@@ -485,11 +487,11 @@ def _floor(builder: Any, v: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.floor.v4f64"), [v])
 
 
-floor = _operation(_floor, doubles, doubles)
+floor = operation(_floor, doubles, doubles)
 
 
 def _looked_up(builder: Any, place: Any, index: Any) -> Any:
-    base = _pointer(builder, place, BYTE)
+    base = pointer_to(builder, place, BYTE)
     result: Any = _undefined(WORDS)
     for lane in range(8):
         n = builder.zext(builder.extract_element(index, ir.Constant(WORD, lane)), LONG)
@@ -499,12 +501,12 @@ def _looked_up(builder: Any, place: Any, index: Any) -> Any:
     return result
 
 
-neighbours = _operation(_looked_up, words, types.int64, words)
+neighbours = operation(_looked_up, words, types.int64, words)
 """Entries index and index + 1 of an int16 table, in the low and high half of each word."""
 
 
 def _arithmetic(symbol: Any, name: str) -> None:
-    operations = {kind: _operation(lambda b, x, y: getattr(b, name)(x, y), kind, kind, kind) for kind in (reals, doubles)}
+    operations = {kind: operation(lambda b, x, y: getattr(b, name)(x, y), kind, kind, kind) for kind in (reals, doubles)}
 
     def typed(a, b):  # type: ignore[no-untyped-def]
         if a == b and a in operations:

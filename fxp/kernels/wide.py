@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxp.kernels import unit, vector
+from fxp.kernels import activation, unit, vector
 from fxp.kernels.build import helper, inlined
 from fxp.kernels.vector import add32, load_doubles, load_reals, mul32, shift_left, shift_right, spread, spread_real
 
@@ -35,36 +35,6 @@ class Constants(NamedTuple):
 @inlined
 def nearest(v):
     return (v + spread_real(unit.ROUND)) - spread_real(unit.ROUND)
-
-
-@inlined
-def exponential(x):
-    """exp(x) for x <= 0."""
-    a = vector.larger(x, spread_real(unit.LOWEST))
-    n = nearest(a * spread_real(unit.LOG2E))
-    r = (a - n * spread_real(unit.LN2_HI)) - n * spread_real(unit.LN2_LO)
-    p = spread_real(unit.E6) * r + spread_real(unit.E5)
-    p = p * r + spread_real(unit.E4)
-    p = p * r + spread_real(unit.E3)
-    p = p * r + spread_real(unit.HALF)
-    p = p * r + spread_real(unit.ONE)
-    p = p * r + spread_real(unit.ONE)
-    power = shift_left(add32(vector.to_words(n), spread(np.int32(127))), spread(np.int32(23)))
-    return p * vector.as_reals(power)
-
-
-@inlined
-def sigmoid(z):
-    one = spread_real(unit.ONE)
-    t = exponential(vector.negative(z))
-    return vector.choose_positive(z, one, t) / (one + t)
-
-
-@inlined
-def tanh(z):
-    one = spread_real(unit.ONE)
-    t = exponential(spread_real(unit.TWO) * vector.negative(z))
-    return vector.opposite_if_negative(z, (one - t) / (one + t))
 
 
 @inlined
@@ -108,38 +78,40 @@ def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
     """Cell state, and output indices (before a projection), of all elements of a sequence.
 
     size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], c float32 [H], m int8 [H] (written), z: workspace of
-    four words an element. In passes, so that the processor overlaps the long chains of several vectors.
+    four words an element: i, f, o and g. In passes, so that the long chains of several vectors overlap.
     """
     row = 4 * size
+    o, g = z + 2 * row, z + 3 * row
     for k in range(0, hidden, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
         place = z + 4 * k
         vector.store_reals(place, preactivation(constants, low, 4 * k, 4 * row, s[0], s[4]))
         vector.store_reals(place + row, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
-        vector.store_reals(place + 2 * row, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
-        vector.store_reals(place + 3 * row, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+        vector.store_reals(g + 4 * k, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
+        vector.store_reals(o + 4 * k, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
     if constants.peephole:
         for n in range(0, row, 32):
             place, before = constants.peephole + n, load_reals(c + n)
             vector.store_reals(z + n, peephole(place, load_reals(z + n), before))
             vector.store_reals(z + n + row, peephole(place + row, load_reals(z + n + row), before))
-    for n in range(0, 2 * row, 32):
-        vector.store_reals(z + n, sigmoid(load_reals(z + n)))
-    for n in range(2 * row, 3 * row, 32):
-        vector.store_reals(z + n, tanh(load_reals(z + n)))
-    if not constants.peephole:
-        for n in range(3 * row, 4 * row, 32):
-            vector.store_reals(z + n, sigmoid(load_reals(z + n)))
+        activation.sigmoids(z, o)
+    else:
+        activation.sigmoids(z, g)
+    activation.tanhs(g, g + row)
     for n in range(0, row, 32):
-        i, f, g = load_reals(z + n), load_reals(z + n + row), load_reals(z + n + 2 * row)
-        state = f * load_reals(c + n) + i * g
-        vector.store_reals(c + n, state)
-        o = load_reals(z + n + 3 * row)
-        if constants.peephole:
-            o = sigmoid(peephole(constants.peephole + 2 * row + n, o, state))
-        output = o * tanh(state)
-        vector.store_bytes(m + (n >> 2), to_index(output, spread_real(np.float32(constants.first)), top))
+        activation.state_8(c + n, z + n, z + row + n, g + n)
+    if constants.peephole:
+        for n in range(0, row, 32):
+            vector.store_reals(o + n, peephole(constants.peephole + 2 * row + n, load_reals(o + n), load_reals(c + n)))
+        activation.sigmoids(o, g)
+    n, step = np.int64(0), np.float32(constants.first)
+    while row - n >= 4 * activation.LANES:
+        activation.output_32(c + n, o + n, m + (n >> 2), step, top)
+        n += 4 * activation.LANES
+    while n < row:
+        activation.output_8(c + n, o + n, m + (n >> 2), step, top)
+        n += 32
 
 
 @inlined
