@@ -111,11 +111,14 @@ class Workspace:
         self.x = _NOTHING
         shape = direction.rows
         count, size, wide = capacity, _up(shape.hidden, 8), _up(shape.hidden, 64)
-        reach = 256 * (shape.x_pairs + shape.h_pairs) + 128
+        pairs = shape.x_pairs + shape.h_pairs
+        # Nothing lies between the activations that are read together: gaps cost up to a fifth of the speed.
+        reach, low_reach = 128 * pairs + 64, (64 if shape.nibbles else 128) * pairs + 64
         kind = np.dtype(np.float32 if direction.profile == Profile.FLOAT32 else np.int16)
         lengths = {
             "h": count * 64 * shape.h_pairs, "c": count * size * kind.itemsize, "low": count * size,
             "words": count * 16 * shape.hidden, "source": 64 * shape.x_pairs, "activations": count * reach,
+            "low_activations": count * low_reach,
             "sums": count * size * 32, "z": 16 * size, "order": 8 * (max(size, count) + 16), "m": wide,
             "m_activations": 2 * wide, "m_sums": 4 * _up(shape.output, 8) + 32, "tally": 16 * count,
             "counts": 64 * count, "reals": 16 * count, "plans": 8 * count, "plan_steps": 8 * count,
@@ -145,7 +148,7 @@ class Workspace:
                 part("counts", np.int64, count, 8), part("reals", np.float32, count, 4), strict=True,
             )
         )  # fmt: skip
-        at |= {"count": count, "size": size, "reach": reach, "table": _TABLE_PLACE, "kind": 0}
+        at |= {"count": count, "size": size, "reach": reach, "low_reach": low_reach, "table": _TABLE_PLACE, "kind": 0}
         self.parameters = np.zeros(fast.PARAMETERS, np.int64)
         controls = [at[name] for name in fast.Controls._fields]
         fields = [*shape, *direction.unit, *controls, *(at[name] for name in fast.Group._fields)]

@@ -31,7 +31,8 @@ class Group(NamedTuple):
 
     count: int
     size: int  # H, filled up
-    reach: int  # bytes of one sequence's activations
+    reach: int  # bytes of one sequence's activations at high precision
+    low_reach: int  # and at low precision
     offsets: int  # int64 [G + 1]: rows of each sequence
     begins: int  # int64 [G]: step that its first processed row is
     h: int  # int8 [G, 64 * pairs]
@@ -40,6 +41,7 @@ class Group(NamedTuple):
     words: int  # int32 [G, 4, hidden]
     source: int  # int8 [64 * pairs]: one step's x, filled up
     activations: int  # uint8 [G, reach]
+    low_activations: int  # uint8 [G, low_reach]
     sums: int  # int32 [G, H, 8]
     z: int  # 4 bytes [4, H]
     order: int  # int32 [2 * (max(H, G) + 16)]
@@ -83,7 +85,7 @@ def prepare_step(shape, x, group, g):
     """Activations of one sequence's step at both precisions; x: address of its features."""
     vector.copy(group.source, x, shape.inputs)
     high = group.activations + g * group.reach + 64
-    low = high + rows.low_start(shape)
+    low = group.low_activations + g * group.low_reach + 64
     low_bytes = 64 if shape.nibbles else 128
     x_sums = rows.expand(group.source, shape.x_pairs, high, low, shape)
     h = group.h + 64 * g * shape.h_pairs
@@ -145,7 +147,7 @@ def accumulate_one(shape, group, g, overflows):
     v = group.activations + g * group.reach + 64
     out = group.sums + 32 * g * group.size
     byte_elements(shape, order, high_count, shape.high, shape.high_stride, v, out, overflows)
-    v += rows.low_start(shape)
+    v = group.low_activations + g * group.low_reach + 64
     if shape.nibbles:
         nibble_elements(shape, low_order, low_count, v, out, overflows)
     else:
@@ -196,9 +198,9 @@ def settle_bytes(total, v, shape, group, place, overflows, g):
 
 
 @helper
-def byte_element(shape, group, w, v, place, overflows, start, stop):
+def byte_element(shape, group, w, v, reach, place, overflows, start, stop):
     """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
-    order, reach = group.order, group.reach
+    order = group.order
     x_blocks, h_blocks, h_start = shape.x_bytes, shape.h_bytes, 128 * shape.x_pairs
     n = start
     while stop - n >= 4:
@@ -233,9 +235,9 @@ def settle_nibbles(total, v, terms, shape, group, place, overflows, g):
 
 
 @helper
-def nibble_element(shape, group, w, v, terms, place, overflows, start, stop):
+def nibble_element(shape, group, w, v, reach, terms, place, overflows, start, stop):
     """The same for nibble rows."""
-    order, reach = group.order, group.reach
+    order = group.order
     x_blocks, h_blocks, h_start = shape.x_nibbles, shape.h_nibbles, 64 * shape.x_pairs
     n = start
     while stop - n >= 4:
@@ -268,16 +270,16 @@ def nibble_element(shape, group, w, v, terms, place, overflows, start, stop):
 def accumulate(shape, group, active, overflows):
     """All accumulators of the first `active` sequences; overflows: address of the first one's count, 16 bytes apart."""
     v = group.activations + 64
-    low_v = v + rows.low_start(shape)
+    low_v, reach, low_reach = group.low_activations + 64, group.reach, group.low_reach
     for k in range(shape.hidden):
         first = partition(group.low + k, group.size, active, group.order)
         place = group.sums + 32 * k
-        byte_element(shape, group, shape.high + k * shape.high_stride, v, place, overflows, 0, first)
+        byte_element(shape, group, shape.high + k * shape.high_stride, v, reach, place, overflows, 0, first)
         if shape.nibbles:
             w, terms = shape.low + k * shape.low_stride, shape.low_terms + 32 * k
-            nibble_element(shape, group, w, low_v, terms, place, overflows, first, active)
+            nibble_element(shape, group, w, low_v, low_reach, terms, place, overflows, first, active)
         else:
-            byte_element(shape, group, shape.low + k * shape.low_stride, low_v, place, overflows, first, active)
+            byte_element(shape, group, shape.low + k * shape.low_stride, low_v, low_reach, place, overflows, first, active)
 
 
 @helper

@@ -350,12 +350,6 @@ def element_of_four(process, w, v, u, t, s, x_blocks, h_blocks, h_start):
 
 
 @inlined
-def low_start(rows):
-    """Offset of the low activations from the high ones."""
-    return 128 * (rows.x_pairs + rows.h_pairs) + 64
-
-
-@inlined
 def store_bytes(values, place):
     """Activations of 32 columns for the byte rows; returns sums (as a vector) of |v| over v < 0."""
     sizes = vector.magnitude8(values)
