@@ -226,7 +226,9 @@ def cost(run: Any) -> dict[str, Any]:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "" if value is None else f"{100 * value:.{digits}f} %"
+    if value is None:
+        return ""
+    return "> 10,000 %" if value > 100 else f"{100 * value:.{digits}f} %"
 
 
 def _number(value: float | None, sign: bool = False) -> str:
