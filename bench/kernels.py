@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench import peers
+from bench import floors, peers
 from fxp import benchmark
 from fxp.cli import output
 
@@ -40,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         return functions
 
     result = benchmark.run(chosen.quick, rivals, tell)
+    tell("what bounds a step")
+    bounds = floors.measure()
+    if bounds:
+        benchmark.sharpen(result, bounds.pop("limits"))
+    result |= bounds
     result["peers"] = {name: module.version() for name, module in found.items()}
     result["missing_peers"] = missing
     if chosen.output:

@@ -20,6 +20,9 @@ RIVALS = ("torch float32", "torch dynamic int8", "ONNX Runtime float32", "ONNX R
           "LiteRT integer LSTM", "Brevitas QuantLSTM")  # fmt: skip
 
 
+QUIET = 0.1  # processors that others may keep busy before a measurement counts as one on a shared machine
+
+
 class Results:
     """What was measured, by hidden size, batch and name."""
 
@@ -48,16 +51,28 @@ def table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
 
 
+def _others(results: Results) -> str:
+    """How many processors others kept busy, and what that says of the figures."""
+    found: dict[str, float | None] = {}
+    for (_, batch, _), row in sorted(results.rows.items()):
+        name, share = f"at batch {batch}", row.get("others")
+        before = found.get(name, 0.0)
+        found[name] = None if share is None or before is None else max(before, share)
+    found["in the other measurements"] = results.kernels.get("others")
+    known = [f"{share:.2f} {name}" for name, share in found.items() if share is not None]
+    text = f"Others kept at most this many processors busy meanwhile: {', '.join(known)}. " if known else ""
+    shared = [name for name, share in found.items() if share is None or share > QUIET]
+    if shared:
+        text += (
+            f"**The machine was shared {', '.join(shared)}. These figures are to be repeated on a quiet machine before "
+            f"any of them is relied on.**"
+        )
+    return text
+
+
 def machine(results: Results) -> str:
     about, limits = results.kernels["machine"], results.kernels["limits"]
-    load = about.get("load")
-    busy = load is not None and load[0] > 1.5
-    shared = f"Load average at the start: {load[0]:.1f}." if load else ""
-    if busy and load:
-        shared = (
-            f"**The machine was shared: its load average was {load[0]:.1f} on {about['cores']} cores. These figures "
-            f"are to be repeated on a quiet machine before any of them is relied on.**"
-        )
+    shared = _others(results)
     reads = ", ".join(
         f"{name.split('_')[1]} KiB {value:.0f}" for name, value in limits.items() if name.startswith("read")
     )
@@ -108,6 +123,38 @@ def parts(results: Results) -> str:
     return table(["H", "batch", "all high", MIX, "all low"], lines)
 
 
+def bounds(results: Results) -> str:
+    """What a step cannot fall below, beside what it takes, and what that leaves to gain over the nearest rivals."""
+    lines = []
+    for row in results.kernels["floors"]:
+        steps = results.kernels["steps"]
+        floor = max(row["instructions_us"], row["memory_us"]) + row["unit_us"] + row["call_us"] / steps
+        ratios = []
+        for what in ("ONNX Runtime s8", "ONNX Runtime u8", "torch float32"):
+            rival = results.rows.get((row["hidden"], 1, what))
+            ratios.append("" if rival is None else f"{1e3 * rival['ms_per_sequence'] / steps / floor:.2f}")
+        lines.append([
+            str(row["hidden"]), f"{row['instructions_us']:.2f}", f"{row['memory_us']:.2f}", f"{row['products_us']:.2f}",
+            f"{row['unit_us']:.2f}", f"{row['call_us'] / steps:.2f}", f"{floor:.2f}", f"{row['step_us']:.2f}", *ratios,
+        ])  # fmt: skip
+    parts = ["instructions", "weights", "products", "unit", "call", "floor", "step"]
+    return table(["H", *parts, "ORT s8", "ORT u8", "torch float32"], lines)
+
+
+def cores(results: Results) -> str:
+    peak, two, threads = (results.kernels[name] for name in ("peaks", "cores", "threads"))
+    text = (
+        f"From registers: {peak['bytes']:.0f} GMAC/s by the instructions of the byte rows, {peak['nibbles']:.0f} by "
+        f"those of the nibble rows."
+    )
+    if two:
+        text += (
+            f" Two processors at once form {two['gain_of_two']:.2f} times as many products from registers as one; two "
+            f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}."
+        )
+    return text
+
+
 def _target(name: str, goal: float, value: float | None, unit: str = "", most: bool = False) -> list[str]:
     """A line of the table of targets; most: the goal is an upper limit."""
     bound = f"{'<=' if most else '>='} {goal:g}{unit}"
@@ -155,6 +202,7 @@ def targets(results: Results) -> str:
 
 PARTS: dict[str, Callable[[Results], str]] = {
     "machine": machine, "own": own, "rivals": rivals, "parts": parts, "targets": targets,
+    "bounds": bounds, "cores": cores,
 }  # fmt: skip
 
 

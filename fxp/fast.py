@@ -55,7 +55,7 @@ class FastEngine(CompiledEngine):
         state.fresh = True
 
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
-        order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x))
+        order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x)) if len(jobs) > 1 else [0]
         site = jobs[0].site
         direction = self._network.prepared[site.layer].directions[site.direction].fast
         workspace = Workspace.spare(direction, len(jobs))
@@ -190,7 +190,8 @@ class Workspace:
         self.rows = row
         self.parameters[_KIND], self.parameters[_COUNT] = jobs[0].encoded.kind, len(jobs)
         self.x = np.concatenate([job.x for job in jobs]) if len(jobs) > 1 else jobs[0].x
-        if not (self.x.flags.c_contiguous and self.x.flags.writeable):
+        flags = self.x.flags
+        if not (flags.c_contiguous and flags.writeable):
             self.x = self.x.copy()  # the kernels are compiled for one kind of array
 
     def results(self, whole: Piece) -> list[Piece]:

@@ -58,7 +58,7 @@ class Inputs:
                 )
             if isinstance(source, np.ndarray):
                 self._source = source
-                self.lengths = np.full(len(source), source.shape[1], np.int64)
+                self.lengths = np.array([source.shape[1]] * len(source), np.int64)
                 self._check_form(source.ndim - 1, source.dtype, source.shape[-1], "sequence 0: ")
             else:
                 self._source = [_as_array(x, f"sequence {number}: ") for number, x in enumerate(source)]

@@ -38,6 +38,10 @@ class Network:
             raise AttributeError(name)
         return getattr(self.model, name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is prepared for the kernels holds addresses, so a copy prepares its own.
+        return {"model": self.model, "formats": self.formats, "engines": {}}
+
     def __repr__(self) -> str:
         sizes = ", ".join(
             f"{n.input_size}->{n.hidden_size}{' x2' if n.directions == 2 else ''}" for n in self.model.layers

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -221,6 +223,19 @@ def test_features_decide(monkeypatch, machine, expected):
     monkeypatch.delenv("FXP_PORTABLE", raising=False)
     monkeypatch.setattr(fast, "machine", lambda: machine)
     assert fast.available() is expected
+
+
+@needs_avx2
+def test_workspaces_are_kept_and_leave_nothing_behind():
+    """Calls of different sizes on one network in turns give what each gives on a network of its own, as do copies."""
+    net = network(20, 13, projection=7)
+    x = [indices("uniform", (steps, 20), 127) for steps in (6, 2, 9)]
+    batches = [x, x[:1], x[1:], x[2:], x]
+    for batch in batches:
+        fresh = fxp.emulate(network(20, 13, projection=7), batch, accel.Random(0.5, 1), record=RECORD)
+        for used in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            same(fresh, fxp.emulate(used, batch, accel.Random(0.5, 1), record=RECORD))
+    assert len(net.prepared[0].directions[0].fast.spare) == 1
 
 
 # The measurements

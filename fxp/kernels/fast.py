@@ -357,6 +357,17 @@ def accumulate_only(parameters, x, rounds):
             accumulate(shape, group, group.count, group.tally + 8)
 
 
+@kernel
+def unit_only(parameters, top, rounds):
+    """The multifunction unit of the first sequence's step, `rounds` times (for measurements; `float32` profile)."""
+    place = parameters.ctypes.data
+    shape, constants, group = load_rows(place), load_constants(place + CONSTANTS), load_group(place + GROUP)
+    for _ in range(rounds):
+        wide.unit_float(
+            constants, shape.hidden, group.size, group.sums, group.low, group.z, group.c, group.h, np.float32(top)
+        )
+
+
 @inlined
 def still_active(group, active, t):
     while active and row_of(group, active, False, 0) - row_of(group, active - 1, False, 0) <= t:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxp.kernels import vector
-from fxp.kernels.build import kernel
-from fxp.kernels.vector import add32, either, load, maddwd
+from fxp.kernels import rows, vector
+from fxp.kernels.build import inlined, kernel
+from fxp.kernels.vector import add32, both, either, load, maddwd
 
 
 @kernel
@@ -35,3 +35,48 @@ def read(place, size, rounds, out):
             a, b = either(a, load(place + n)), either(b, load(place + n + 32))
             c, d = either(c, load(place + n + 64)), either(d, load(place + n + 96))
     vector.store(out, either(either(a, b), either(c, d)))
+
+
+
+@inlined
+def byte_product(total, signs, sizes):
+    """32 products as in the byte rows; the sums stand for the row, so that nothing can be formed outside the loop."""
+    return rows.add_bytes(total, total, signs, sizes)
+
+
+@kernel
+def multiply_bytes(rounds, out):
+    """10 x 32 products a round by the instructions of the byte rows (`fxp.kernels.rows`) in independent chains."""
+    signs, sizes = vector.spread(np.int32(-2)), vector.spread(np.int32(3))
+    a, b, c, d, e = vector.zero(), vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    f, g, h, i, j = vector.zero(), vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for _ in range(rounds):
+        a, b = byte_product(a, signs, sizes), byte_product(b, signs, sizes)
+        c, d = byte_product(c, signs, sizes), byte_product(d, signs, sizes)
+        e, f = byte_product(e, signs, sizes), byte_product(f, signs, sizes)
+        g, h = byte_product(g, signs, sizes), byte_product(h, signs, sizes)
+        i, j = byte_product(i, signs, sizes), byte_product(j, signs, sizes)
+    first = either(either(either(a, b), either(c, d)), either(either(e, f), either(g, h)))
+    vector.store(out, either(first, either(i, j)))
+
+
+@inlined
+def nibble_product(total, second, crossed):
+    """64 products as in the nibble rows."""
+    return rows.add_nibbles(total, total, both(total, vector.nibbles()), second, crossed)
+
+
+@kernel
+def multiply_nibbles(rounds, out):
+    """10 x 64 products a round by the instructions of the nibble rows, without the rare widening."""
+    second, crossed = vector.spread(np.int32(3)), vector.spread(np.int32(5))
+    a, b, c, d, e = vector.zero(), vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    f, g, h, i, j = vector.zero(), vector.zero(), vector.zero(), vector.zero(), vector.zero()
+    for _ in range(rounds):
+        a, b = nibble_product(a, second, crossed), nibble_product(b, second, crossed)
+        c, d = nibble_product(c, second, crossed), nibble_product(d, second, crossed)
+        e, f = nibble_product(e, second, crossed), nibble_product(f, second, crossed)
+        g, h = nibble_product(g, second, crossed), nibble_product(h, second, crossed)
+        i, j = nibble_product(i, second, crossed), nibble_product(j, second, crossed)
+    first = either(either(either(a, b), either(c, d)), either(either(e, f), either(g, h)))
+    vector.store(out, either(first, either(i, j)))

@@ -1,0 +1,131 @@
+"""What bounds the kernels on this machine: `python -m bench.floors [--output FILE]`.
+
+- What two processors give together: products from registers on one, and on two at once. Two threads of one core share
+  its vector units, and show here.
+- What a step cannot fall below at batch 1: its instructions at the rate that registers allow or its weights at the rate
+  that memory of that size is read, whichever is more, and the measured multifunction unit; beside what a step takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxp import benchmark, fast
+from fxp.cli import output
+from fxp.kernels import fast as kernels
+from fxp.kernels import limits
+from fxp.packed import aligned
+
+ROUNDS = 20_000_000
+
+
+def least(function: Callable[[], object], samples: int = 15) -> float:
+    """Seconds of processor time of the fastest call."""
+    return min(benchmark.interleaved({"": function}, samples)[""])
+
+
+def peaks() -> dict[str, float]:
+    """GMAC/s of products from registers, by the instructions of the byte and of the nibble rows."""
+    target = aligned((8,), np.int32)
+    place, rounds = target.ctypes.data, 50_000
+    return {
+        "bytes": 10 * 32 * rounds / least(lambda: limits.multiply_bytes(rounds, place)) / 1e9,
+        "nibbles": 10 * 64 * rounds / least(lambda: limits.multiply_nibbles(rounds, place)) / 1e9,
+    }
+
+
+def _busy(processors: list[int]) -> float:
+    """Elapsed seconds in which each of some processors forms the same products from registers, all at once."""
+    targets = [aligned((8,), np.int32) for _ in processors]
+    together = threading.Barrier(len(processors) + 1)
+
+    def work(processor: int, place: int) -> None:
+        os.sched_setaffinity(0, {processor})
+        together.wait()
+        limits.multiply(ROUNDS, place)
+
+    threads = [
+        threading.Thread(target=work, args=(processor, target.ctypes.data))
+        for processor, target in zip(processors, targets, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
+
+
+def cores(samples: int = 15) -> dict[str, Any]:
+    """What the first two processors do together, over what the first does alone; {} where there is one only."""
+    if not hasattr(os, "sched_setaffinity"):
+        return {}
+    allowed = sorted(os.sched_getaffinity(0))[:2]
+    if len(allowed) < 2:
+        return {}
+    one = min(_busy(allowed[:1]) for _ in range(samples))
+    both = min(_busy(allowed) for _ in range(samples))
+    return {"processors": allowed, "one_seconds": one, "both_seconds": both, "gain_of_two": 2 * one / both}
+
+
+def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, Any]]:
+    """For each size at batch 1 and 57 % low, microseconds a step: floors and measured parts.
+
+    found : `benchmark.limits`; peak : `peaks`.
+    """
+    rows, share = [], benchmark.SHARES[benchmark.MIX]
+    for hidden in benchmark.HIDDEN:
+        net = benchmark.network(hidden)
+        products = 8 * hidden**2
+        flags = np.random.default_rng(hidden).random((1, hidden)) < share
+        rounds = max(1, 2**24 // products)
+        alone = least(fast.accumulation(net, flags, rounds)) / rounds
+        workspace: Any = fast.accumulation(net, flags, 1)()
+        unit = least(lambda w=workspace: kernels.unit_only(w.parameters, 127, 1000)) / 1000  # type: ignore[misc]
+        call = least(benchmark.own(hidden, 1, 1)[benchmark.OWN + benchmark.MIX], 200)
+        step = least(benchmark.own(hidden, 1, benchmark.STEPS)[benchmark.OWN + benchmark.MIX]) / benchmark.STEPS
+        low = (flags.sum() / hidden) if hidden else 0.0
+        rate = found[f"read_{int(benchmark.weight_kib(hidden))}_kib_gbs"]
+        rows.append({
+            "hidden": hidden,
+            "instructions_us": 1e-3 * products * ((1 - low) / peak["bytes"] + low / peak["nibbles"]),
+            "memory_us": 1e-3 * 1024 * benchmark.weight_kib(hidden, low) / rate,
+            "products_us": 1e6 * alone, "unit_us": 1e6 * unit, "call_us": 1e6 * call, "step_us": 1e6 * step,
+        })  # fmt: skip
+    return rows
+
+
+def measure() -> dict[str, Any]:
+    """JSON-able: limits, peaks, cores and floors; {} without AVX2."""
+    if not fast.available():
+        return {}
+    peak, found = peaks(), benchmark.limits()
+    return {"limits": found, "peaks": peak, "cores": cores(), "floors": floors(found, peak)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="write JSON to this file")
+    chosen = parser.parse_args(arguments)
+    benchmark.warm_up()
+    result = measure()
+    if chosen.output:
+        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        chosen.output.write_text(json.dumps(result, indent=1) + "\n")
+    output.emit_json(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
