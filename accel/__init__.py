@@ -11,6 +11,7 @@ DISTRIBUTION = "fxp-lstm"
 _HOME = {
     "Static": "controllers", "Random": "controllers", "Peak": "controllers", "Delta": "controllers",
     "Schedule": "controllers", "Calibrated": "calibrated", "Readout": "calibrated",
+    "ElementReadout": "calibrated",
     "Controller": "controllers", "Site": "controllers",
     "estimate": "estimates", "Estimate": "estimates", "Machine": "machine", "machines": "machine",
     "reproduce": "reproduction", "baselines": "alternatives", "sensitivity": "sensitivities",
@@ -19,6 +20,7 @@ _HOME = {
 if TYPE_CHECKING:
     from accel.alternatives import baselines as baselines
     from accel.calibrated import Calibrated as Calibrated
+    from accel.calibrated import ElementReadout as ElementReadout
     from accel.calibrated import Readout as Readout
     from accel.controllers import Controller as Controller
     from accel.controllers import Delta as Delta

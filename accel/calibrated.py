@@ -1,15 +1,17 @@
-"""The calibrated controller: every element's sensitivity against one threshold, moved in each step by a readout neuron.
+"""The calibrated controller: every element's sensitivity against one threshold, moved in each step by readouts.
 
-`docs/numerics.md`, 7.6; `fxp.calibrate` makes it.
+`docs/numerics.md`, 7.6 and 7.7; `fxp.calibrate` makes it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import itertools
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from accel.controller import MOST_COLUMNS
 from accel.controllers import Controller, Encoded, Site
 from accel.controllers import _encoded as encoded
 from accel.controllers import _is_integer as is_integer
@@ -30,6 +32,23 @@ class Readout:
 
 
 @dataclass(frozen=True)
+class ElementReadout:
+    """A readout of its own for every element of one direction of a layer; all read the same few activations of a step.
+
+    x_columns, h_columns : ascending ints, of the step's input indices and of the h indices before it
+    weights : [hidden] tuples of ints within +-127, one a column, those of x first
+    bias : [hidden] ints
+    shift : 0 to 31
+    """
+
+    x_columns: tuple[int, ...]
+    h_columns: tuple[int, ...]
+    weights: tuple[tuple[int, ...], ...]
+    bias: tuple[int, ...]
+    shift: int
+
+
+@dataclass(frozen=True)
 class Calibrated(Controller):
     """Low where an element's score and the step's readout stay within a threshold; made by `fxp.calibrate`.
 
@@ -39,24 +58,33 @@ class Calibrated(Controller):
     scores : [layer][direction][hidden] ints
         The larger, the more an element's low precision costs: a logarithm, so that the readout adds to it.
     readout : [layer][direction] of `Readout` or of a dict with its fields, optional
-        Without it the mask is the same in every step: a static mask.
+        Without any readout the mask is the same in every step: a static mask.
+    element_readout : [layer][direction] of `ElementReadout` or of a dict with its fields, optional
+        In place of `readout`.
     """
 
     threshold: int
     scores: tuple[tuple[tuple[int, ...], ...], ...]
     readout: tuple[tuple[Readout, ...], ...] | None = None
+    element_readout: tuple[tuple[ElementReadout, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         try:
             scores = tuple(tuple(tuple(_ints(side)) for side in layer) for layer in self.scores)
             readout = self.readout and tuple(tuple(_readout(side) for side in layer) for layer in self.readout)
+            own = self.element_readout and tuple(
+                tuple(_element_readout(side) for side in layer) for layer in self.element_readout
+            )
         except (TypeError, KeyError):
             raise InputError(
                 "Calibrated: scores are lists [layer][direction][hidden] of ints, the readout is a list "
-                "[layer][direction] of weights, shift and bias"
+                "[layer][direction] of weights, shift and bias, the element readout one of x_columns, h_columns, "
+                "weights, bias and shift"
             ) from None
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "readout", readout or None)
+        object.__setattr__(self, "element_readout", own or None)
+        require(not (readout and own), "Calibrated: give a readout or an element readout, not both")
         require(is_integer(self.threshold), f"Calibrated: threshold is {self.threshold!r}, expected an int")
         object.__setattr__(self, "threshold", int(self.threshold))
         flat = [value for layer in scores for side in layer for value in side]
@@ -66,9 +94,9 @@ class Calibrated(Controller):
             all(abs(value) < 2**30 for value in (self.threshold, *flat)),
             "Calibrated: threshold and scores have to stay below 2**30 in magnitude",
         )
-        if self.readout is not None:
+        for parts in (self.readout, self.element_readout):
             require(
-                [len(layer) for layer in self.readout] == [len(layer) for layer in scores],
+                parts is None or [len(layer) for layer in parts] == [len(layer) for layer in scores],
                 "Calibrated: the readout has to have one entry for each layer and direction of the scores",
             )
 
@@ -83,6 +111,8 @@ class Calibrated(Controller):
             scores.size == site.hidden,
             f"{where}: {scores.size} scores for {site.hidden} elements; it was made for another network",
         )
+        if self.element_readout is not None:
+            return _foreseen(self.threshold, scores, self.element_readout[site.layer][site.direction], site, where)
         neuron = None if self.readout is None else self.readout[site.layer][site.direction]
         weights = np.array(() if neuron is None else neuron.weights, np.int8)
         outputs = site.hidden if site.output is None else site.output
@@ -94,9 +124,21 @@ class Calibrated(Controller):
         counts = [self.threshold, *moving, weights.size]
         return encoded("Calibrated", site, counts, plan=plan.reshape(-1, site.hidden))
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        record = super().parameters
+        if self.element_readout is None:
+            del record["element_readout"]  # as files have recorded it since before there were any
+        return record
+
     def with_threshold(self, threshold: int) -> Calibrated:
         """The same scores and readout with another threshold."""
-        return Calibrated(threshold, self.scores, self.readout)
+        return replace(self, threshold=threshold)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether decisions are the same in every step."""
+        return self.readout is None and self.element_readout is None
 
     def static(self, low_share: float) -> Calibrated:
         """Without the readout: the static mask nearest to a share of low elements (ties of scores go together)."""
@@ -117,3 +159,49 @@ def _readout(entry: Any) -> Readout:
     require(is_integer(shift) and 0 <= shift <= 31, f"Calibrated: readout shift is {shift!r}, expected 0 to 31")
     require(is_integer(bias) and abs(bias) < 2**30, f"Calibrated: readout bias is {bias!r}, expected less than 2**30")
     return Readout(weights, int(shift), int(bias))
+
+
+def _element_readout(entry: Any) -> ElementReadout:
+    given = entry if isinstance(entry, dict) else {f.name: getattr(entry, f.name) for f in fields(ElementReadout)}
+    x, h, bias = (tuple(_ints(given[name])) for name in ("x_columns", "h_columns", "bias"))
+    weights, shift = tuple(tuple(_ints(row)) for row in given["weights"]), given["shift"]
+    for columns in (x, h):
+        require(
+            all(a < b for a, b in itertools.pairwise((-1, *columns))),
+            "Calibrated: columns of an element readout have to be ascending and at least 0",
+        )
+    count = len(x) + len(h)
+    require(count <= MOST_COLUMNS, f"Calibrated: an element readout reads {count} columns, at most {MOST_COLUMNS}")
+    require(
+        all(len(row) == count for row in weights) and len(weights) == len(bias),
+        "Calibrated: an element readout has a bias and a weight for each column of every element",
+    )
+    require(all(abs(w) <= 127 for row in weights for w in row), "Calibrated: readout weights have to lie within ±127")
+    require(is_integer(shift) and 0 <= shift <= 31, f"Calibrated: readout shift is {shift!r}, expected 0 to 31")
+    require(all(abs(b) < 2**30 for b in bias), "Calibrated: readout biases have to stay below 2**30 in magnitude")
+    return ElementReadout(x, h, weights, bias, int(shift))
+
+
+def _foreseen(threshold: int, scores: np.ndarray, part: ElementReadout, site: Site, where: str) -> Encoded:
+    """Arguments of `entry_mask` (`accel/controller.pyx`)."""
+    outputs = site.hidden if site.output is None else site.output
+    for name, columns, size in (("x", part.x_columns, site.inputs), ("h", part.h_columns, outputs)):
+        require(
+            not columns or (size is not None and columns[-1] < size),
+            f"{where}: the element readout reads {name}[{columns[-1] if columns else 0}], of {size}; it was made for "
+            "another network",
+        )
+    require(
+        len(part.weights) == site.hidden,
+        f"{where}: {len(part.weights)} element readouts for {site.hidden} elements; it was made for another network",
+    )
+    parts = (
+        scores + np.array(part.bias, np.int32),
+        np.array((*part.x_columns, *part.h_columns), np.int32),
+        np.array(part.weights, np.int8).reshape(-1),
+    )
+    data = np.concatenate([values.view(np.uint8) for values in parts])
+    plan = np.zeros(-(-data.size // site.hidden) * site.hidden, np.uint8)
+    plan[: data.size] = data
+    counts = [threshold, len(part.x_columns), len(part.h_columns), part.shift]
+    return encoded("Foreseen", site, counts, plan=plan.reshape(-1, site.hidden))

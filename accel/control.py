@@ -22,14 +22,21 @@ class Control:
     kind : str
     readout : tuple of int
         Weights of the neuron in each layer and direction (the largest over directions; 0: no neuron).
+    element_readout : tuple of int
+        Weights of every element's own readout, likewise.
     """
 
     kind: str = DETECTOR
     readout: tuple[int, ...] = ()
+    element_readout: tuple[int, ...] = ()
 
     def inputs(self, layer: int) -> int:
         """Inputs of the readout neuron of a layer."""
         return self.readout[layer] if layer < len(self.readout) else 0
+
+    def element_inputs(self, layer: int) -> int:
+        """Inputs of every element's readout of a layer."""
+        return self.element_readout[layer] if layer < len(self.element_readout) else 0
 
     @property
     def follows_cell(self) -> bool:
@@ -52,6 +59,10 @@ def of(controller: Any) -> Control:
         return Control(DELTA)
     if name != "calibrated":
         return Control()
+    own = controller.get("element_readout")
+    if own:
+        widths = (max(len(side["x_columns"]) + len(side["h_columns"]) for side in layer) for layer in own)
+        return Control(SCORES, element_readout=tuple(widths))
     readout = controller.get("readout")
     if not readout:
         return Control(MASK)

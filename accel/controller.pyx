@@ -8,7 +8,7 @@
 - `reals`: float32 [4], its binary32 parameters;
 - `words`: int32 [4, hidden], its state;
 - `plan`: uint8 [time, hidden], the masks of a schedule in the order of processing; for a calibrated controller the bytes
-  of its scores (int32 [hidden]) and readout weights (int8 [counts[3]]);
+  of its scores (int32 [hidden]) and readout weights (int8 [counts[3]]), or those that `entry_mask` describes;
 - `step`: the step whose mask is written to `low` (uint8 [hidden], 1 = low precision).
 """
 
@@ -22,6 +22,10 @@ cdef enum Kind:
     PEAK = 3
     DELTA = 4
     CALIBRATED = 5
+    FORESEEN = 6
+
+cdef enum:
+    COLUMNS = 4096  # that element readouts read at most
 
 cdef enum Phase:
     PROFILING = 0
@@ -29,7 +33,8 @@ cdef enum Phase:
     IN_PEAK = 2
 
 KINDS = {"Static": STATIC, "Random": RANDOM, "Schedule": SCHEDULE, "Peak": PEAK, "Delta": DELTA,
-         "Calibrated": CALIBRATED}
+         "Calibrated": CALIBRATED, "Foreseen": FORESEEN}
+MOST_COLUMNS = COLUMNS
 
 
 cdef inline uint64_t mix(uint64_t v) noexcept nogil:
@@ -69,6 +74,31 @@ cdef inline void calibrated(const int64_t* counts, const uint8_t* plan, const in
     for j in range(counts[3]):
         total += <int32_t>weights[j] * <int32_t>h[j]
     calibrated_mask(counts, plan, total, hidden, low)
+
+
+cdef void entry_mask(const int64_t* counts, const uint8_t* plan, const int8_t* x, const int8_t* h, int64_t hidden,
+                     uint8_t* low) noexcept nogil:
+    """The mask of a step from its own activations: x of the step, h of the step before.
+
+    counts: [threshold, columns of x, columns of h, shift]; plan: scores and biases together (int32 [hidden]), columns
+    (int32), weights (int8 [hidden, columns]).
+    """
+    cdef int8_t chosen[COLUMNS]
+    cdef int64_t inputs = counts[1], count = counts[1] + counts[2]
+    cdef const uint8_t* columns = plan + 4 * hidden
+    cdef const int8_t* weights = <const int8_t*>(columns + 4 * count)
+    cdef int32_t column, score, total
+    cdef int64_t j, k
+    for j in range(count):
+        memcpy(&column, columns + 4 * j, 4)
+        chosen[j] = x[column] if j < inputs else h[column]
+    for k in range(hidden):
+        total = 0
+        for j in range(count):
+            total += <int32_t>weights[j] * <int32_t>chosen[j]
+        weights += count
+        memcpy(&score, plan + 4 * k, 4)
+        low[k] = <int64_t>score + (total >> counts[3]) <= counts[0]
 
 
 cdef void first_mask(int64_t kind, const int64_t* counts, const uint8_t* plan, int64_t hidden,
@@ -199,6 +229,8 @@ cdef void next_mask_float(int64_t kind, const int64_t* counts, const float* real
         peak_float(counts, reals[0], words, c, hidden, low)
     elif kind == CALIBRATED:
         calibrated(counts, plan, h, hidden, low)
+    elif kind == FORESEEN:
+        pass  # the next step decides as it begins
     else:
         delta_float(counts, reals[0], words, c, hidden, low)
 
@@ -212,6 +244,8 @@ cdef void next_mask_fixed(int64_t kind, const int64_t* counts, const float* real
         peak_fixed(counts, words, c, hidden, low)
     elif kind == CALIBRATED:
         calibrated(counts, plan, h, hidden, low)
+    elif kind == FORESEEN:
+        pass  # the next step decides as it begins
     else:
         delta_fixed(counts, words, c, hidden, low)
 

@@ -53,6 +53,7 @@ class Site(NamedTuple):
     low: int  # bits
     profile: str  # "float32" or "fixed"
     output: int | None = None  # outputs of the layer in this direction; None: as many as elements
+    inputs: int | None = None  # of the layer; None: unknown
 
 
 @dataclass

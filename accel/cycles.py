@@ -198,8 +198,27 @@ def run(workload: Workload, machine: Machine, memo: Memo | None = None) -> list[
         asked = np.zeros_like(low_count)
         if par.numbers[pipeline.READOUT]:
             asked += (workload.lengths - 1) * par.groups[pipeline.READ] * par.cycles[pipeline.READ]
+        work, latency = element_readouts(machine, shape, workload.control, number)
+        asked += workload.lengths * work
+        cycles = cycles + workload.lengths * (work + latency)
         timings.append(Timing(cycles, _busy(workload, shape, par, low_count) + asked, low_count, asked))
     return timings
+
+
+def element_readouts(machine: Machine, shape: Shape, control: Control, layer: int) -> tuple[int, int]:
+    """Cycles by which the readouts of all elements put off each step of a direction: work of the units, and latency.
+
+    The rows are shared out to the units. They read h, so nothing of a step's gates begins before the last of them is
+    decided (`precision_unit.readout`: hidden leaves out the latency).
+    """
+    inputs, unit = control.element_inputs(layer), machine.precision_unit
+    if not inputs or unit is None or not machine.dynamic:
+        return 0, 0
+    groups = len(group_sizes(machine, (inputs,), shape.high))
+    rows = math.ceil(shape.hidden_size / int(machine.units))
+    chain = latencies(machine, shape.peepholes)
+    latency = int(machine.datapath.reduction) + chain["to_readout"] + int(unit.latency)
+    return rows * groups * group_cycles(machine, shape.high), latency if unit.readout.value == "exposed" else 0
 
 
 def _direction(

@@ -62,7 +62,7 @@ def run(
         if machine.dynamic and machine.precision_unit is not None:
             _decisions(ledger[PRECISION], machine.precision_unit, workload.control, shape, steps)
         _buffers(ledger, machine, shape, steps, number == 0, traffic.demands[number].step_words)
-        _loads(ledger, machine, traffic, number, steps, workload.control.inputs(number) if machine.dynamic else 0)
+        _loads(ledger, machine, traffic, number, steps, _readout_weights(machine, shape, workload, number))
     _static(ledger, workload, machine, timings, traffic)
     return ledger
 
@@ -82,6 +82,19 @@ def _readout(ledger: dict[str, Component], machine: Machine, workload: Workload,
         # The last step of a sequence has no decision to prepare.
         asked = (workload.steps - len(workload.lengths)) * shape.directions
         _products(ledger, machine, (inputs,), shape.high, asked, False)
+    own = workload.control.element_inputs(number)
+    if own and machine.dynamic:
+        asked = workload.steps * shape.directions * shape.hidden_size
+        _products(ledger, machine, (own,), shape.high, asked, False)
+
+
+def _readout_weights(machine: Machine, shape: Shape, workload: Workload, number: int) -> tuple[int, int]:
+    """Weights that readouts of a layer hold: of the neuron, and of the elements' own, filled up to whole units."""
+    if not machine.dynamic:
+        return 0, 0
+    units = int(machine.units)
+    own = math.ceil(shape.hidden_size / units) * units * workload.control.element_inputs(number)
+    return workload.control.inputs(number), own
 
 
 def _words(bits: float, memory: Memory) -> int:
@@ -168,15 +181,19 @@ def _buffers(
 
 
 def _loads(
-    ledger: dict[str, Component], machine: Machine, traffic: Traffic, number: int, steps: int, readout: int
+    ledger: dict[str, Component], machine: Machine, traffic: Traffic, number: int, steps: int, readout: tuple[int, int]
 ) -> None:
-    """DRAM traffic, and the writing of weights that it brings; a readout's lie in one unit and have no offset bits."""
+    """DRAM traffic, and the writing of weights that it brings.
+
+    readout : weights of a neuron, which lie in one unit, and of the elements' readouts in all units; no offset bits
+    """
     loaded = float(traffic.load_bytes[number].sum())
     moved = loaded + float(traffic.other_bytes[number].sum())
     ledger[DRAM].add("bit", round(moved * 8), float(machine.dram.energy))
     need = traffic.demands[number]
     loads = loaded / need.load_bytes
-    held = need.weight_bytes * int(machine.units) - (int(machine.units) - 1) * readout
+    neuron, own = readout
+    held = need.weight_bytes * int(machine.units) - (int(machine.units) - 1) * neuron
     loads += steps * need.reloaded_bytes / need.weight_bytes
     bank, banks = machine.weights.bank, int(machine.weights.banks)
     words = loads * _words(held * int(machine.weights.bank_bits), bank)
@@ -184,7 +201,7 @@ def _loads(
     if banks > 1:
         ledger[LOWER].add("write", words * (banks - 1), float(bank.write))
     if machine.dynamic and machine.offsets is not None:
-        ledger[OFFSETS].add("write", loads * _words(held - readout, machine.offsets), float(machine.offsets.write))
+        ledger[OFFSETS].add("write", loads * _words(held - neuron - own, machine.offsets), float(machine.offsets.write))
 
 
 def _leak(machine: Machine, memory: Memory, needed: np.ndarray | float) -> np.ndarray:

@@ -84,6 +84,9 @@ class Twin(Protocol):
     def first(self) -> list[bool]:
         """Low mask of step 0 (of the next step after ``restore``)."""
 
+    def enter(self, mask: list[bool], x: Sequence[int], h: Sequence[int]) -> list[bool]:
+        """Low mask of the step that begins: `mask`, or what its input indices and the outputs before it make of it."""
+
     def step(self, c: Sequence[Cell], h: Sequence[int]) -> list[bool]:
         """Low mask of the next step, from the cell state and output indices that a step left behind."""
 
@@ -94,7 +97,14 @@ class Twin(Protocol):
         """Take up a state given by ``words`` after ``steps`` processed steps."""
 
 
-class StepTwin:
+class Ahead:
+    """A controller whose mask is ready before the step: nothing is decided as it begins."""
+
+    def enter(self, mask: list[bool], x: Sequence[int], h: Sequence[int]) -> list[bool]:
+        return mask
+
+
+class StepTwin(Ahead):
     """A controller whose decisions depend on nothing but the number of the step."""
 
     def __init__(self, place: Place) -> None:
@@ -192,7 +202,7 @@ class Watch:
             self.maximum = c
 
 
-class PeakTwin:
+class PeakTwin(Ahead):
     """Section 7.3: high precision while the cell state is outside its profiled range."""
 
     def __init__(self, controller: Any, place: Place) -> None:
@@ -256,7 +266,7 @@ class PeakTwin:
             watch.maximum = None if empty else self.place.cell(words[3, k])
 
 
-class DeltaTwin:
+class DeltaTwin(Ahead):
     """Section 7.4: high precision after a large change of the cell state."""
 
     def __init__(self, controller: Any, place: Place) -> None:
@@ -297,7 +307,7 @@ class DeltaTwin:
         self.steps = int(steps)
 
 
-class CalibratedTwin:
+class CalibratedTwin(Ahead):
     """Section 7.6: scores against a threshold that a readout of h moves."""
 
     def __init__(self, controller: Any, place: Place) -> None:
@@ -326,13 +336,49 @@ class CalibratedTwin:
         """Nothing is kept: the mask of the next step is part of the stream's state."""
 
 
+class ForeseenTwin:
+    """Section 7.7: scores and each element's readout of the step's own activations against a threshold."""
+
+    def __init__(self, controller: Any, place: Place) -> None:
+        self.place = place
+        self.threshold = int(controller.threshold)
+        self.scores = [int(v) for v in controller.scores[place.layer][place.direction]]
+        self.part = controller.element_readout[place.layer][place.direction]
+        self.mask = [True] * place.hidden
+
+    def enter(self, mask: list[bool], x: Sequence[int], h: Sequence[int]) -> list[bool]:
+        read = [int(x[j]) for j in self.part.x_columns] + [int(h[j]) for j in self.part.h_columns]
+        self.mask = []
+        for score, bias, weights in zip(self.scores, self.part.bias, self.part.weights, strict=True):
+            total = sum(int(w) * a for w, a in zip(weights, read, strict=True))
+            self.mask.append(score + bias + total // 2**self.part.shift <= self.threshold)
+        return self.mask
+
+    def first(self) -> list[bool]:
+        return self.mask
+
+    def step(self, c: Sequence[Cell], h: Sequence[int]) -> list[bool]:
+        return self.mask
+
+    def words(self) -> np.ndarray:
+        return np.zeros((4, self.place.hidden), np.int32)
+
+    def restore(self, words: np.ndarray, steps: int) -> None:
+        """Nothing is kept."""
+
+
+def calibrated_twin(controller: Any, place: Place) -> Twin:
+    """The twin of either form of Calibrated."""
+    return (CalibratedTwin if controller.element_readout is None else ForeseenTwin)(controller, place)
+
+
 TWINS: dict[str, Callable[[Any, Place], Twin]] = {
     "Static": StaticTwin,
     "Random": RandomTwin,
     "Peak": PeakTwin,
     "Delta": DeltaTwin,
     "Schedule": ScheduleTwin,
-    "Calibrated": CalibratedTwin,
+    "Calibrated": calibrated_twin,
 }
 
 

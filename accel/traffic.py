@@ -88,15 +88,19 @@ def demand(machine: Machine, shape: Shape, number: int, control: Control) -> Dem
     weights = GATES * shape.hidden_size * inputs
     projected = shape.output_size * shape.hidden_size if shape.projected else 0
     extra = control.inputs(number) if machine.dynamic else 0
+    own = control.element_inputs(number) if machine.dynamic else 0
     weight_bytes = (
-        weights // units + math.ceil(shape.output_size / units) * shape.hidden_size * shape.projected + extra
+        weights // units
+        + math.ceil(shape.output_size / units) * shape.hidden_size * shape.projected
+        + extra
+        + math.ceil(shape.hidden_size / units) * own
     )
     copy = inputs * min(shape.low, WORD_BITS) if machine.dynamic and shape.low < shape.high else 0
     input_bytes = math.ceil((max(inputs, shape.hidden_size * shape.projected) * WORD_BITS + copy) / WORD_BITS)
     offset_bytes = math.ceil(weights / WORD_BITS) if machine.dynamic else 0
     rows = GATES * shape.hidden_size + (shape.output_size if shape.projected else 0)
     constants = rows * int(machine.multifunction.row_constants) + shape.peephole_weights * int(machine.cell_state)
-    load_bytes = weights + projected + extra + offset_bytes + constants
+    load_bytes = weights + projected + extra + own * shape.hidden_size + offset_bytes + constants
 
     step_bytes = reloaded_bytes = step_words = step_stall = 0
     room = int(machine.weights.banks) * int(machine.weights.bank.size)

@@ -14,12 +14,12 @@ import numpy as np
 
 from accel.calibrated import Calibrated
 from accel.controllers import Controller, Static, describe
-from fxp import offsets, precision, readout, sensitivity
+from fxp import foresight, offsets, precision, readout, sensitivity
 from fxp.emulator import emulate
 from fxp.evaluation import emulate_scored
 from fxp.intervals import LEVEL, standard_error, student_quantile
 from fxp.network import Network
-from fxp.observation import Observation, as_data, chosen, in_order, subset
+from fxp.observation import Activations, Observation, as_data, chosen, in_order, subset
 from fxp.scoring import Scorer
 from traces import Data, InputError
 
@@ -27,6 +27,7 @@ UNIT = 4096  # score units an octave of squared change of the loss
 FLOOR = 40  # octaves below the most sensitive element at which scores end
 HELD_OUT = 5  # every fifth sequence judges the loss under `max_loss`
 HALVINGS = 8  # of the low share in the search for `max_loss`
+PAGE = 16  # bits of a level within a page of the histogram
 STAGES = 4  # observation, fit, sensitivity, threshold: equal parts of the progress
 
 Progress = Callable[[float], None]
@@ -40,6 +41,7 @@ def calibrate(
     seed: int = 0,
     *,
     scales: str = precision.AUTO,
+    columns: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Network, Calibrated]:
@@ -65,6 +67,10 @@ def calibrate(
     scales : {"auto", "keep", "fit"}
         Whether scales of the inputs and ranges of h are chosen anew (`fit_scales`), which changes the bits of the high
         path: where `check_precision` finds it lossy, never, or always.
+    columns : int, optional
+        Every element has a readout of its own, of so many columns of the step's activations (each costs a
+        multiplication an element); None: an eighth of N + R. 0: one readout neuron a layer and direction instead, which
+        moves the threshold of the whole step.
     threads : int
         Does not change a bit.
     progress : callable, optional
@@ -80,7 +86,7 @@ def calibrate(
     InputError
         Data that does not fit the network, a network of one precision, options out of range, too few sequences.
     """
-    _check(network, low_share, max_loss, seed, threads)
+    _check(network, low_share, max_loss, seed, threads, columns)
     if scales not in precision.SCALES:
         raise InputError(f"scales is {scales!r}, expected one of {', '.join(precision.SCALES)}")
     data = as_data(network, data)
@@ -104,8 +110,9 @@ def calibrate(
         network.layers, observation, seed, threads=threads, progress=_part(progress, sides)
     )
     fitted = Network(replace(network.model, layers=layers))
-    statistics = sensitivity.measure(layers, observation, seed, _part(progress, 1))
-    controller, explained = _controller(fitted, statistics)
+    samples = None if columns == 0 else foresight.SAMPLES
+    statistics = sensitivity.measure(layers, observation, seed, _part(progress, 1), samples)
+    controller, explained = _controller(fitted, statistics, columns)
     record: dict[str, Any] = {
         "offsets": "fitted",
         "scales": treatment,
@@ -140,12 +147,13 @@ def stored(network: Network) -> Calibrated | None:
     if record is None:
         return None
     fields = {"name", "threshold", "scores", "readout"}
-    if not isinstance(record, dict) or set(record) != fields or record["name"] != "calibrated":
+    known = isinstance(record, dict) and set(record) - {"element_readout"} == fields and record["name"] == "calibrated"
+    if not known:
         raise InputError("the model's calibration record holds a controller that is not a calibrated one")
-    return Calibrated(record["threshold"], record["scores"], record["readout"])
+    return Calibrated(record["threshold"], record["scores"], record["readout"], record.get("element_readout"))
 
 
-def _check(network: Any, low_share: Any, max_loss: Any, seed: Any, threads: Any) -> None:
+def _check(network: Any, low_share: Any, max_loss: Any, seed: Any, threads: Any, columns: Any) -> None:
     if not isinstance(network, Network):
         raise InputError(f"network is {type(network).__name__}, expected fxp.Network (fxp.load, fxp.from_torch)")
     if network.formats.shift == 0:
@@ -156,7 +164,8 @@ def _check(network: Any, low_share: Any, max_loss: Any, seed: Any, threads: Any)
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
         if value is not None and not (number and 0 <= value <= most and math.isfinite(value)):
             raise InputError(f"{name} is {value!r}, expected {'0 to 1' if most == 1 else 'a number of at least 0'}")
-    for name, value, least in (("seed", seed, 0), ("threads", threads, 1)):
+    columns = 0 if columns is None else columns
+    for name, value, least in (("seed", seed, 0), ("threads", threads, 1), ("columns", columns, 0)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} is {value!r}, expected an int of at least {least}")
 
@@ -170,9 +179,9 @@ def _part(progress: Progress | None, total: float) -> Progress | None:
 
 
 def _controller(
-    network: Network, statistics: Sequence[Sequence[sensitivity.Statistics]]
+    network: Network, statistics: Sequence[Sequence[sensitivity.Statistics]], columns: int | None
 ) -> tuple[Calibrated, list[list[float]]]:
-    """Scores and readouts (threshold 0), and the share of the variance of log step changes that each readout explains.
+    """Scores and readouts (threshold 0), and how much each direction's readouts explain.
 
     An element's score is log2 of its squared change of the loss over the length of its rows: what a low element costs
     for each product that it saves.
@@ -184,60 +193,94 @@ def _controller(
     largest = max(values.max() for values in per_product) or 1.0
     octaves = [np.log2(np.maximum(values / largest, 2.0**-FLOOR)) for values in per_product]
     scores: Any = [np.rint(UNIT * values).astype(int).tolist() for values in octaves]
-    fitted = [[readout.fit(side.totals, side.before, UNIT) for side in sides] for sides in statistics]
-    neurons = tuple(tuple(neuron for neuron, _ in sides) for sides in fitted)
-    return Calibrated(0, scores, neurons), [[explained for _, explained in sides] for sides in fitted]
+    fitted: Any
+    if columns == 0:
+        fitted = [[readout.fit(side.totals, side.before, UNIT) for side in sides] for sides in statistics]
+    else:
+        fitted = [
+            [
+                foresight.fit(
+                    *side.samples, columns or foresight.columns_of(layer.input_size, layer.output_size), UNIT
+                )
+                for side in sides
+            ]
+            for layer, sides in zip(network.layers, statistics, strict=True)
+        ]
+    parts = tuple(tuple(part for part, _ in sides) for sides in fitted)
+    controller = Calibrated(0, scores, parts) if columns == 0 else Calibrated(0, scores, element_readout=parts)
+    return controller, [[explained for _, explained in sides] for sides in fitted]
 
 
 class Levels:
-    """Low shares of a controller as a function of its threshold, for given h: scores against the readouts' outputs."""
+    """Low shares of a controller as a function of its threshold, for given activations.
 
-    def __init__(self, controller: Calibrated, before: Callable[[int, int], np.ndarray]):
-        self._parts = []
+    A decision's level is its score and readout together: it is low if that is within the threshold.
+    """
+
+    def __init__(self, controller: Calibrated, activations: Activations):
+        counts: dict[int, np.ndarray] = {}
         for layer, sides in enumerate(controller.scores):
-            for direction, scores in enumerate(sides):
-                h = before(layer, direction).astype(np.int64)
-                neuron = None if controller.readout is None else controller.readout[layer][direction]
-                moved = np.zeros(len(h), np.int64)
-                if neuron is not None:
-                    moved = (h @ np.array(neuron.weights, np.int64) >> neuron.shift) + neuron.bias
-                self._parts.append((np.sort(scores), moved))
-        self._total = sum(len(scores) * len(moved) for scores, moved in self._parts)
+            for direction in range(len(sides)):
+                for n in range(len(activations.lengths)):
+                    x = in_order(activations.input_index(layer, n), direction)
+                    values = _levels(controller, layer, direction, x, activations.before(layer, direction, n))
+                    for page in np.unique(values >> PAGE):
+                        inside = values[values >> PAGE == page] & (1 << PAGE) - 1
+                        known = counts.setdefault(int(page), np.zeros(1 << PAGE, np.int64))
+                        known += np.bincount(inside, minlength=1 << PAGE)
+        pages = sorted(counts)
+        held = [np.flatnonzero(counts[page]) for page in pages]
+        self._values = np.concatenate([(page << PAGE) + at for page, at in zip(pages, held, strict=True)])
+        self._reached = np.cumsum(np.concatenate([counts[page][at] for page, at in zip(pages, held, strict=True)]))
 
     def share(self, threshold: int) -> float:
         """Low element-steps over all."""
-        low = sum(np.searchsorted(scores, threshold - moved, side="right").sum() for scores, moved in self._parts)
-        return int(low) / self._total
+        place = int(np.searchsorted(self._values, threshold, side="right"))
+        return int(self._reached[place - 1]) / int(self._reached[-1]) if place else 0.0
 
     def threshold(self, share: float) -> int:
         """The least threshold whose low share is at least `share`; for 0 one that leaves all high."""
-        least = min(int(scores[0] + moved.min()) for scores, moved in self._parts) - 1
-        most = max(int(scores[-1] + moved.max()) for scores, moved in self._parts)
-        while least < most:
-            middle = (least + most) // 2
-            least, most = (least, middle) if self.share(middle) >= share else (middle + 1, most)
-        return least
+        if share <= 0:
+            return int(self._values[0]) - 1
+        wanted = share * int(self._reached[-1])
+        return int(self._values[min(int(np.searchsorted(self._reached, wanted)), len(self._values) - 1)])
 
 
-def _levels(controller: Calibrated, observation: Observation) -> Levels:
-    def before(layer: int, direction: int) -> np.ndarray:
-        return np.concatenate([observation.before(layer, direction, n) for n in range(len(observation.lengths))])
-
-    return Levels(controller, before)
+def _levels(controller: Calibrated, layer: int, direction: int, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Score and readout together of every step and element, int64 [steps, H]; x, h: the steps' indices."""
+    scores = np.array(controller.scores[layer][direction], np.int64)
+    if controller.element_readout is not None:
+        part = controller.element_readout[layer][direction]
+        read = np.concatenate([x[:, list(part.x_columns)], h[:, list(part.h_columns)]], axis=1).astype(np.float64)
+        # Exact: sums of products of bytes are far below 2^53.
+        totals = (read @ np.array(part.weights, np.float64).reshape(len(scores), -1).T).astype(np.int64)
+        return scores + np.array(part.bias, np.int64) + (totals >> part.shift)
+    moved = np.zeros(len(h), np.int64)
+    if controller.readout is not None:
+        neuron = controller.readout[layer][direction]
+        weights = np.array(neuron.weights, np.int64)
+        moved = (h[:, : len(weights)].astype(np.int64) @ weights >> neuron.shift) + neuron.bias
+    return scores + moved[:, None]
 
 
 def _everywhere(controller: Calibrated, network: Network, low: bool) -> Calibrated:
-    """The controller with a threshold that keeps every element low, or high, whatever h may be."""
+    """The controller with a threshold that keeps every element low, or high, whatever the activations may be."""
     ends = []
     for layer, sides in enumerate(controller.scores):
         for direction, scores in enumerate(sides):
-            neuron = None if controller.readout is None else controller.readout[layer][direction]
-            if neuron is None:
-                ends += [min(scores), max(scores)]
-                continue
-            reach = network.formats.top * sum(map(abs, neuron.weights))
-            ends += [min(scores) + (-reach >> neuron.shift) + neuron.bias]
-            ends += [max(scores) + (reach >> neuron.shift) + neuron.bias]
+            least, most = np.array(scores, np.int64), np.array(scores, np.int64)
+            if controller.element_readout is not None:
+                own = controller.element_readout[layer][direction]
+                weights = np.array(own.weights, np.int64).reshape(len(scores), -1)
+                reach = network.formats.top * np.abs(weights).sum(axis=1)
+                least = least + np.array(own.bias, np.int64) + (-reach >> own.shift)
+                most = most + np.array(own.bias, np.int64) + (reach >> own.shift)
+            elif controller.readout is not None:
+                neuron = controller.readout[layer][direction]
+                furthest = network.formats.top * sum(map(abs, neuron.weights))
+                least = least + (-furthest >> neuron.shift) + neuron.bias
+                most = most + (furthest >> neuron.shift) + neuron.bias
+            ends += [int(least.min()), int(most.max())]
     return controller.with_threshold(max(ends) if low else min(ends) - 1)
 
 
@@ -246,18 +289,13 @@ def at_share(
 ) -> Calibrated:
     """The controller with the threshold that gives a low share on data.
 
-    The threshold is first set by the h of the run at high precision, then once more by the h of a run under it.
+    The threshold is first set by the activations of the run at high precision, then by those of a run under it.
     """
     if share in (0.0, 1.0):
         return _everywhere(controller, network, low=share == 1.0)
-    first = controller.with_threshold(_levels(controller, observation).threshold(share))
+    first = controller.with_threshold(Levels(controller, observation).threshold(share))
     run = emulate(network, data, first, threads=threads, record=("hidden",))
-
-    def before(layer: int, direction: int) -> np.ndarray:
-        parts = [in_order(run.layers[layer].hidden(n, direction), direction) for n in range(len(data))]
-        return np.concatenate([np.concatenate([np.zeros_like(h[:1]), h[:-1]]) for h in parts])
-
-    return controller.with_threshold(Levels(controller, before).threshold(share))
+    return controller.with_threshold(Levels(controller, observation.under(run)).threshold(share))
 
 
 # The tolerated loss
@@ -309,7 +347,7 @@ def _within(
     judge: Judge, controller: Calibrated, observation: Observation, max_loss: float
 ) -> tuple[Calibrated, dict[str, float]]:
     """The controller with the largest low share found by halving whose loss stays within a tolerance."""
-    levels = _levels(controller, observation)
+    levels = Levels(controller, observation)
 
     def tried(candidate: Calibrated) -> tuple[Calibrated, float, float]:
         return candidate, *judge.loss(candidate)

@@ -102,7 +102,7 @@ class Emulation:
         stored = self.network.layers[layer]
         return Site(
             identity, length, layer, direction, stored.hidden_size, formats.high, formats.low, formats.profile,
-            stored.output_size,
+            stored.output_size, stored.input_size,
         )  # fmt: skip
 
     def _start(self, site: Site, encoded: Encoded) -> LayerState:

@@ -23,7 +23,8 @@ NAMES = ("fast", "portable", "reference")
 class LayerState:
     """What one direction of a layer carries from step to step.
 
-    h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step; words int32 [4, H], the
+    h int8 [R]; c float32 or int16 [H]; low uint8 [H], the mask of the next step (of the
+    last one if the next step's own activations decide); words int32 [4, H], the
     controller's state (`accel/controller.pyx`); user: the copy of a user's own controller, if that decides; fresh:
     the engine has still to set the first mask when it runs.
     """

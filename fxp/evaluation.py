@@ -65,7 +65,9 @@ class Row:
             return f"peak, beta {self.parameters['beta']:.3g}"
         if self.controller == "oracle":
             return "oracle (a bound)"
-        if self.controller == "calibrated" and self.parameters["readout"] is None:
+        if self.controller == "calibrated" and not (
+            self.parameters["readout"] or self.parameters.get("element_readout")
+        ):
             return "static mask"
         return self.controller
 

@@ -176,7 +176,7 @@ def tune_and_judge(
 
 
 def _is_mask(controller: Any) -> bool:
-    return isinstance(controller, Calibrated) and controller.readout is None
+    return isinstance(controller, Calibrated) and controller.is_mask
 
 
 def _torch() -> Any:

@@ -35,7 +35,43 @@ class Side:
     h_index: np.ndarray
 
 
-class Observation:
+class Activations:
+    """Activations of one run over some sequences, of which `record` kept "hidden".
+
+    Parameters
+    ----------
+    network : Network
+    indices : list of int8 [time, N], indices of the features
+    run : Run
+    """
+
+    def __init__(self, network: Network, indices: list[np.ndarray], run: Any):
+        self.network = network
+        self.lengths = [len(x) for x in indices]
+        self._indices, self._run = indices, run
+
+    def hidden(self, layer: int, direction: int, sequence: int) -> np.ndarray:
+        """h indices after each step, int8 [time, R], in time positions."""
+        return np.asarray(self._run.layers[layer].hidden(sequence, direction))
+
+    def input_index(self, layer: int, sequence: int) -> np.ndarray:
+        """Indices of the layer's inputs, int8 [time, N], in time positions."""
+        if layer == 0:
+            return self._indices[sequence]
+        below = self.network.layers[layer - 1]
+        return np.concatenate([self.hidden(layer - 1, d, sequence) for d in range(below.directions)], axis=1)
+
+    def before(self, layer: int, direction: int, sequence: int) -> np.ndarray:
+        """h indices before each step, int8 [time, R], in the order of processing; zero before the first."""
+        after = in_order(self.hidden(layer, direction, sequence), direction)
+        return np.concatenate([np.zeros_like(after[:1]), after[:-1]])
+
+    def under(self, run: Any) -> Activations:
+        """The same sequences in another run."""
+        return Activations(self.network, self._indices, run)
+
+
+class Observation(Activations):
     """One run at static high precision over calibration data.
 
     Parameters
@@ -56,17 +92,16 @@ class Observation:
     def __init__(
         self, network: Network, data: Data, threads: int = 1, progress: Callable[[int], None] | None = None
     ):
-        self.network = network
         self.data = data
         inputs = Inputs(network, data)
         self.features = [inputs.whole(n) for n in range(len(inputs))]
-        self.lengths = [len(x) for x in self.features]
         self.labels = labels_of(network, data)
         engine = CompiledEngine(network)
-        self._indices = [engine.quantise_input(x) for x in self.features]
-        self._run = emulate(
+        indices = [engine.quantise_input(x) for x in self.features]
+        run = emulate(
             network, data, Static(network.formats.high), threads=threads, record=("hidden",), progress=progress
         )
+        super().__init__(network, indices, run)
 
     @property
     def loss(self) -> str:
@@ -81,22 +116,6 @@ class Observation:
     def steps(self) -> int:
         """Steps of all sequences."""
         return sum(self.lengths)
-
-    def hidden(self, layer: int, direction: int, sequence: int) -> np.ndarray:
-        """h indices after each step, int8 [time, R], in time positions."""
-        return self._run.layers[layer].hidden(sequence, direction)
-
-    def input_index(self, layer: int, sequence: int) -> np.ndarray:
-        """Indices of the layer's inputs, int8 [time, N], in time positions."""
-        if layer == 0:
-            return self._indices[sequence]
-        below = self.network.layers[layer - 1]
-        return np.concatenate([self.hidden(layer - 1, d, sequence) for d in range(below.directions)], axis=1)
-
-    def before(self, layer: int, direction: int, sequence: int) -> np.ndarray:
-        """h indices before each step, int8 [time, R], in the order of processing; zero before the first."""
-        after = in_order(self.hidden(layer, direction, sequence), direction)
-        return np.concatenate([np.zeros_like(after[:1]), after[:-1]])
 
     def side(self, layer: int, direction: int) -> Side:
         """All steps of one direction of a layer."""

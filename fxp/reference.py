@@ -425,6 +425,7 @@ def run_layer(
         position = steps - 1 - step if direction else step
         inputs = {False: [int(v) for v in x[position]]}
         outputs = {False: h}
+        mask = controller.enter(mask, inputs[False], h)
         for source in (inputs, outputs):
             source[True] = [low_activation(value, high, low) for value in source[False]]
         new_c, m = [], []

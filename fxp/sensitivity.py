@@ -123,20 +123,38 @@ class Statistics:
     Attributes
     ----------
     power : float64 [H], sum of the squared change of the loss by each element
+
+    Parameters
+    ----------
+    layer : traces.Layer
+    stride : int, optional
+        Keep every so manyth step's squares with its activations (`samples`).
     """
 
-    def __init__(self, layer: traces.Layer):
+    def __init__(self, layer: traces.Layer, stride: int | None = None):
+        self._stride, self._next = stride, 0
+        self._samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.power = np.zeros(layer.hidden_size)
         self._totals: list[np.ndarray] = []
         self._before = [np.zeros((0, layer.output_size), np.int8)]
 
-    def add(self, impact: Impact) -> None:
-        """Take in some steps."""
+    def add(self, impact: Impact, x: np.ndarray | None = None) -> None:
+        """Take in some steps; x: int8 [steps, N], their input indices, if samples are wanted."""
+        if self._stride is not None and x is not None:
+            chosen = slice(self._next, None, self._stride)
+            self._samples.append((impact.values[chosen] ** 2, x[chosen], impact.before[chosen]))
+            self._next = (self._next - len(x)) % self._stride
         squares = impact.values.astype(np.float64) ** 2
         self.power += squares.sum(axis=0)
         total = squares.sum(axis=1)
         self._totals.append(total[total > 0])
         self._before.append(impact.before[total > 0])
+
+    @property
+    def samples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the steps kept: squared changes float32 [n, H], x and h indices int8 [n, N] and [n, R]."""
+        squares, x, h = zip(*self._samples, strict=True)
+        return np.concatenate(squares), np.concatenate(x), np.concatenate(h)
 
     @property
     def totals(self) -> np.ndarray:
@@ -154,11 +172,17 @@ def measure(
     observation: Observation,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    samples: int | None = None,
 ) -> list[list[Statistics]]:
-    """Statistics of every layer and direction; arguments as for `impacts`."""
-    statistics = [[Statistics(layer) for _ in range(layer.directions)] for layer in layers]
+    """Statistics of every layer and direction, with about so many samples each; other arguments as for `impacts`."""
+    stride = None if samples is None else -(-observation.steps // samples)
+    statistics = [[Statistics(layer, stride) for _ in range(layer.directions)] for layer in layers]
     for impact in impacts(layers, observation, seed, progress):
-        statistics[impact.layer][impact.direction].add(impact)
+        x = None
+        if stride is not None:
+            indices = [observation.input_index(impact.layer, n) for n in impact.members]
+            x = np.concatenate([in_order(index, impact.direction) for index in indices])
+        statistics[impact.layer][impact.direction].add(impact, x)
     return statistics
 
 

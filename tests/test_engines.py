@@ -20,7 +20,7 @@ from accel.reference import twin
 ENGINES = ("portable", "fast")
 RECORD = ("plan", "cell", "hidden", "accumulators")
 WIDTHS = ((8, 4), (8, 8), (7, 3), (6, 2), (5, 4), (8, 2), (2, 2), (4, 3))
-CONTROLLERS = ("high", "low", "random", "peak", "peak shares", "delta", "delta absolute", "schedule")
+CONTROLLERS = ("high", "low", "random", "peak", "peak shares", "delta", "delta absolute", "schedule", "foreseen")
 F32 = np.float32
 
 
@@ -180,6 +180,24 @@ def make_inputs(case: Case) -> list[np.ndarray]:
     return sequences
 
 
+def foreseen(case: Case, rng: np.random.Generator) -> accel.Calibrated:
+    """A calibrated controller with a random readout for every element."""
+    outputs = [min(case.projection, hidden) if case.projection else hidden for hidden in case.hidden]
+    inputs = [case.features, *(case.directions * size for size in outputs[:-1])]
+    scores, parts = [], []
+    for size, hidden, output in zip(inputs, case.hidden, outputs, strict=True):
+        sides = []
+        for _ in range(case.directions):
+            x, h = (np.flatnonzero(rng.random(n) < 0.6).tolist() for n in (size, output))
+            weights = rng.integers(-127, 128, (hidden, len(x) + len(h))).tolist()
+            sides.append(
+                accel.ElementReadout(x, h, weights, rng.integers(-99, 99, hidden).tolist(), int(rng.integers(0, 9)))
+            )
+        scores.append(rng.integers(-2000, 2000, (case.directions, hidden)).tolist())
+        parts.append(sides)
+    return accel.Calibrated(int(rng.integers(-3000, 3000)), scores, element_readout=parts)
+
+
 def make_controller(case: Case) -> Any:
     rng = case.rng
     high, low = case.widths
@@ -194,6 +212,8 @@ def make_controller(case: Case) -> Any:
             for identity, length in zip(case.ids, case.lengths, strict=True)
         }
         return accel.Schedule(plan)
+    if case.controller == "foreseen":
+        return foreseen(case, rng)
     return {
         "high": lambda: accel.Static(high),
         "low": lambda: accel.Static(low),

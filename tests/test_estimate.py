@@ -342,6 +342,17 @@ def test_each_controller_is_charged_for_what_it_needs():
             {"name": "calibrated", "readout": [[{"weights": [1, 2]}, {"weights": []}], [{"weights": [3]}]]},
             Control("scores", (2, 1)),
         ),
+        (
+            {
+                "name": "calibrated",
+                "readout": None,
+                "element_readout": [
+                    [{"x_columns": [1, 2], "h_columns": [0]}, {"x_columns": [], "h_columns": [3]}],
+                    [{"x_columns": [], "h_columns": []}],
+                ],
+            },
+            Control("scores", element_readout=(3, 0)),
+        ),
         (None, Control("detector")),
     ],
 )

@@ -39,6 +39,13 @@ def calibrate(
             "them anew changes the bits of the high precision."
         ),
     ] = "auto",
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="Activations that every element's own readout reads, or auto (an eighth of them); 0: one readout "
+            "neuron a layer. More spend low precision better, and cost more of what it saves."
+        ),
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
     progress: Lines = False,
     json: Json = False,
@@ -54,6 +61,9 @@ def calibrate(
     output.keep(destination, model, data)
     share = None if low_share is None else output.share("--low-share", low_share)
     loss = None if max_loss is None else output.share("--max-loss", max_loss)
+    if columns != "auto" and not columns.isdecimal():
+        raise InputError(f"--columns is {columns!r}: give a number of at least 0, or auto")
+    read = None if columns == "auto" else int(columns)
     sources.wait()
     net = network.load(model)
     with datafile.read(data) as source:
@@ -63,7 +73,7 @@ def calibrate(
             raise InputError(f"{data}: {error}") from None
     with output.progress("calibrating", 1000, json, progress) as advance:
         made, controller = calibration.calibrate(
-            net, loaded, share, loss, seed, scales=scales, threads=threads,
+            net, loaded, share, loss, seed, scales=scales, columns=read, threads=threads,
             progress=None if advance is None else _thousandths(advance),
         )  # fmt: skip
     network.save(made, destination)

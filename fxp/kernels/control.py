@@ -7,6 +7,7 @@ from accel.controller import KINDS
 from fxp.kernels.build import external, helper
 
 SCHEDULE = KINDS["Schedule"]
+FORESEEN = KINDS["Foreseen"]  # decides as a step begins
 
 _COUNTS = types.CPointer(types.int64)
 _REALS = types.CPointer(types.float32)
@@ -14,6 +15,7 @@ _WORDS = types.CPointer(types.int32)
 _BYTES = types.CPointer(types.uint8)
 _INDEX = types.CPointer(types.int8)
 
+entry_mask = external("accel.controller", "entry_mask", _COUNTS, _BYTES, _INDEX, _INDEX, types.int64, _BYTES)
 first_mask = external("accel.controller", "first_mask", types.int64, _COUNTS, _BYTES, types.int64, types.int64, _BYTES)
 next_mask_float = external(
     "accel.controller", "next_mask_float",

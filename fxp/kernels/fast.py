@@ -332,10 +332,23 @@ def row_of(group, g, backward, t):
     return vector.load_long(group.offsets + 8 * g) + t
 
 
+@helper
+def enter(shape, controls, group, g, x):
+    """The mask of a step whose own activations decide; x: address of its input indices."""
+    control.entry_mask(
+        control.counts_at(controls.counts + 64 * g), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
+        control.indices_at(x), control.indices_at(group.h + 64 * g * shape.h_pairs), shape.hidden,
+        control.bytes_at(group.low + g * group.size),
+    )  # fmt: skip
+
+
 @inlined
-def accumulate_step(shape, backward, t, active, group, record):
+def accumulate_step(shape, backward, t, active, controls, group, record):
     for g in range(active):
-        prepare_step(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
+        x = record.x + row_of(group, g, backward, t) * shape.inputs
+        if controls.kind == control.FORESEEN:
+            enter(shape, controls, group, g, x)
+        prepare_step(shape, x, group, g)
     if active == 1:
         accumulate_one(shape, group, 0, group.tally + 8)
     else:
@@ -405,7 +418,7 @@ def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
         active = still_active(group, active, t)
         if active == 0:
             break
-        accumulate_step(shape, backward, t, active, group, record)
+        accumulate_step(shape, backward, t, active, controls, group, record)
         for g in range(active):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h
@@ -441,7 +454,7 @@ def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
         active = still_active(group, active, t)
         if active == 0:
             break
-        accumulate_step(shape, backward, t, active, group, record)
+        accumulate_step(shape, backward, t, active, controls, group, record)
         for g in range(active):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h

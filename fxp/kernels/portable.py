@@ -216,6 +216,16 @@ def store(record, position, low, c, ax, ah):
         record.accumulators[position, 1, :] = ah.reshape(ah.size)
 
 
+@helper
+def enter(controller, state, x):
+    """The mask of a step whose own activations decide."""
+    if controller.kind == control.FORESEEN:
+        control.entry_mask(
+            pointer(controller.counts), pointer(controller.plan), pointer(x), pointer(state.h), state.low.size,
+            pointer(state.low),
+        )  # fmt: skip
+
+
 @kernel
 def run_float(x, backward, step, weights, widths, constants, controller, state, record):
     """A piece of a sequence in the `float32` profile.
@@ -233,6 +243,7 @@ def run_float(x, backward, step, weights, widths, constants, controller, state, 
     top = np.float32(widths.top)
     for t in range(steps):
         position = steps - 1 - t if backward else t
+        enter(controller, state, x[position])
         lower(x[position], widths, x_low)
         lower(state.h, widths, h_low)
         accumulate(weights, widths, state.low, x[position], x_low, state.h, h_low, ax, ah, record.counts)
@@ -271,6 +282,7 @@ def run_fixed(x, backward, step, weights, widths, constants, controller, state, 
     step_m = constants.output
     for t in range(steps):
         position = steps - 1 - t if backward else t
+        enter(controller, state, x[position])
         lower(x[position], widths, x_low)
         lower(state.h, widths, h_low)
         accumulate(weights, widths, state.low, x[position], x_low, state.h, h_low, ax, ah, record.counts)
