@@ -29,14 +29,17 @@ from fxp.quantise import FloatLayer, build
 from fxp.scoring import Scorer
 
 
-def losses(model: Path, calibrating: Path, judging: Path, shares: list[float], scales: str) -> dict[str, Any]:
+def losses(
+    model: Path, calibrating: Path, judging: Path, shares: list[float], scales: str,
+    columns: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Losses of one network, one row a share and controller.
 
     Parameters
     ----------
     model, calibrating, judging : files of the model, of the data to calibrate on, and of that to judge on
     shares : low shares
-    scales : as `fxp.calibrate` takes it
+    scales, columns : as `fxp.calibrate` takes them
 
     Returns
     -------
@@ -50,7 +53,7 @@ def losses(model: Path, calibrating: Path, judging: Path, shares: list[float], s
         data = calibration.as_data(network, source)
     with datafile.read(judging) as source:
         judged = calibration.as_data(network, source)
-    made, first = fxp.calibrate(network, data, low_share=shares[0], scales=scales)
+    made, first = fxp.calibrate(network, data, low_share=shares[0], scales=scales, columns=columns)
     scorer = Scorer(made, judged)
     high = emulate_scored(scorer, Static(made.formats.high)).totals
     sign = -1 if scorer.metric.higher_is_better else 1
@@ -77,7 +80,7 @@ def losses(model: Path, calibrating: Path, judging: Path, shares: list[float], s
     everything, _ = lost(Static(made.formats.low))
     rows = [row("all low", 1.0, everything)]
     for number, share in enumerate(shares):
-        controller = first if number == 0 else fxp.calibrate(network, data, low_share=share, scales=scales)[1]
+        controller = first if number == 0 else fxp.calibrate(network, data, low_share=share, scales=scales, columns=columns)[1]
         by_controller, reached = lost(controller)
         by_mask, mask_share = lost(controller.static(reached))
         by_chance, chance = lost(Random(reached))
@@ -123,6 +126,7 @@ def main() -> None:
         judge.add_argument(name, type=Path)
     judge.add_argument("--shares", type=float, nargs="+", default=[0.57, 0.76])
     judge.add_argument("--scales", default="auto")
+    judge.add_argument("--columns", type=int)
     large = commands.add_parser("cost")
     large.add_argument("--hidden", type=int, nargs="+", default=[1024, 1024, 1024])
     large.add_argument("--features", type=int, default=128)
@@ -130,7 +134,7 @@ def main() -> None:
     large.add_argument("--length", type=int, default=200)
     given = parser.parse_args()
     if given.command == "losses":
-        result = losses(given.model, given.calibration, given.data, given.shares, given.scales)
+        result = losses(given.model, given.calibration, given.data, given.shares, given.scales, given.columns)
     else:
         result = cost(given.hidden, given.features, given.steps, given.length)
     print(json.dumps(result, indent=2))

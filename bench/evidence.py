@@ -43,7 +43,7 @@ def measure(folder: Path, threads: int = 1) -> dict[str, Any]:
         calibration = as_data(nearest, source)
     with traces.open(folder / "data.h5", kind="data") as source:
         data = chosen(as_data(nearest, source), STEPS)
-    fitted, controller = fxp.calibrate(nearest, calibration, low_share=SHARES[0], threads=threads)
+    fitted, controller = fxp.calibrate(nearest, calibration, low_share=SHARES[0], columns=0, threads=threads)
     few = chosen(data, CELLS)
     plans = {
         "peak": fxp.emulate(nearest, few, accel.Peak(), threads=threads, record=("plan", "cell")),

@@ -50,7 +50,7 @@ def start() -> tuple[fxp.Network, fxp.Network, Any]:
     network = fxp.load(networks.path("kjv"))
     with traces.open(networks.path("kjv", "calibration.h5"), kind="data") as source:
         data = as_data(network, source)
-    fitted, controller = fxp.calibrate(network, data, low_share=0.57)
+    fitted, controller = fxp.calibrate(network, data, low_share=0.57, columns=0)
     return network, fitted, calibration.at_share(fitted, data, controller, Observation(fitted, data), SHARE)
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         if controlled:
             variants.append((f"{name}: its 8 bits", tuned, high))
         if name == "teacher":
-            again, fresh = fxp.calibrate(tuned, data, low_share=SHARE, scales=precision.KEEP)
+            again, fresh = fxp.calibrate(tuned, data, low_share=SHARE, scales=precision.KEEP, columns=0)
             variants.append(("teacher, calibrated again", again, fresh))
     with traces.open(networks.path("kjv", "data.h5"), kind="data") as source:
         judged = as_data(network, source)

@@ -9,7 +9,7 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import calibration, cli, floating, intervals, offsets, readout, sensitivity
+from fxp import calibration, cli, floating, foresight, intervals, offsets, readout, sensitivity
 from fxp.kernels import offsets as kernels
 from fxp.observation import Observation, as_data, chosen
 from fxp.quantise import build, float_layers, low_activations
@@ -298,12 +298,33 @@ def test_readout_recovers_what_the_steps_depend_on(make_network):
     assert nothing == 0
 
 
+def test_element_readouts_recover_what_each_element_depends_on():
+    rng = np.random.default_rng(1)
+    x, h = (rng.integers(-100, 100, (6000, size)).astype(np.int8) for size in (3, 5))
+    level = np.stack([0.03 * x[:, 1], -0.02 * h[:, 4], 0.01 * x[:, 1] + 0.02 * h[:, 0], np.zeros(6000)], axis=1)
+    squares = (2.0**level * rng.gamma(2.0, 0.5, level.shape)).astype(np.float32)
+    squares[:, 3] = 0
+    part, explained = foresight.fit(squares, x, h, 3, calibration.UNIT)
+    assert (part.x_columns, part.h_columns) == ((1,), (0, 4))
+    weights = np.array(part.weights) / 2.0**part.shift / calibration.UNIT
+    wanted = [[0.03, 0, 0], [0, 0, -0.02], [0.01, 0.02, 0], [0, 0, 0]]
+    assert weights == pytest.approx(np.array(wanted), abs=4e-3)  # the ridge shrinks them by a tenth
+    assert max(abs(w) for row in part.weights for w in row) > 63
+    assert 0.2 < explained < 1
+    # All inputs are kept where that spends better than the columns found by halving, never more than asked for.
+    assert len(foresight.fit(squares, x, h, 4, calibration.UNIT)[0].weights[0]) == 4
+    nothing, none = foresight.fit(np.zeros((9, 2), np.float32), x[:9], h[:9], 3, calibration.UNIT)
+    assert nothing == accel.ElementReadout((), (), ((), ()), (0, 0), 0) and none == 0
+
+
 # The controller
 
 
-def test_engines_agree_under_calibrated(case):
+@pytest.mark.parametrize("columns", [0, 5, None])
+def test_engines_agree_under_calibrated(case, columns):
     network, data = case
-    made, controller = fxp.calibrate(network, data, low_share=0.5)
+    made, controller = fxp.calibrate(network, data, low_share=0.5, columns=columns)
+    assert (controller.readout is None) == (columns != 0)
     inputs = list(data)[:3]
     record = ("plan", "cell", "hidden", "accumulators")
     runs = [fxp.emulate(made, inputs, controller, engine=e, record=record) for e in ("reference", "portable", "fast")]
@@ -366,9 +387,10 @@ def test_stream_goes_on_as_if_never_cut(make_network):
     assert (np.concatenate([first.outputs[0], rest.outputs[0]]) == whole.outputs[0]).all()
 
 
-def test_files_keep_network_and_controller(case, tmp_path):
+@pytest.mark.parametrize("columns", [0, None])
+def test_files_keep_network_and_controller(case, tmp_path, columns):
     network, data = case
-    made, controller = fxp.calibrate(network, data, low_share=0.5)
+    made, controller = fxp.calibrate(network, data, low_share=0.5, columns=columns)
     fxp.save(made, tmp_path / "m.h5")
     loaded = fxp.load(tmp_path / "m.h5")
     assert loaded.digest == made.digest
@@ -477,6 +499,7 @@ def test_command_line(make_network, tmp_path, capsys):
         ("calibrate", tmp_path / "m.h5", data, "-o", out, "--low-share", "many"),
         ("calibrate", tmp_path / "m.h5", data, "-o", out, "--low-share", "0.5", "--max-loss", "1%"),
         ("calibrate", tmp_path / "m.h5", tmp_path / "none.h5", "-o", out),
+        ("calibrate", tmp_path / "m.h5", data, "-o", out, "--columns", "few"),
     ):
         before = out.read_bytes()
         code, text, error = run_cli(capsys, *arguments)
@@ -500,6 +523,8 @@ def test_command_line(make_network, tmp_path, capsys):
         {"seed": -1},
         {"seed": 0.5},
         {"threads": 0},
+        {"columns": -1},
+        {"columns": 0.5},
     ],
 )
 def test_bad_options(make_network, options):
@@ -528,6 +553,7 @@ def test_bad_networks_and_data(make_network):
 
 
 READOUT = {"weights": [1, 2], "shift": 0, "bias": 0}
+OWN = {"x_columns": [0], "h_columns": [], "weights": [[1], [2]], "bias": [0, 0], "shift": 0}
 
 
 @pytest.mark.parametrize(
@@ -548,6 +574,16 @@ READOUT = {"weights": [1, 2], "shift": 0, "bias": 0}
         (0, [[[1, 2]]], [[{**READOUT, "shift": 32}]]),
         (0, [[[1, 2]]], [[{**READOUT, "bias": 0.5}]]),
         (0, [[[1, 2]]], [[{"weights": [1]}]]),
+        (0, [[[1, 2]]], [[READOUT]], [[OWN]]),
+        (0, [[[1, 2]]], None, [[OWN, OWN]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "weights": [[128], [0]]}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "weights": [[1, 2], [0, 1]]}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "x_columns": [-1]}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "x_columns": [], "h_columns": [1, 1]}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "shift": 32}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "bias": [2**30, 0]}]]),
+        (0, [[[1, 2]]], None, [[{"weights": [[1], [2]]}]]),
+        (0, [[[1, 2]]], None, [[{**OWN, "x_columns": list(range(4097)), "weights": [[0] * 4097] * 2}]]),
     ],
 )
 def test_bad_controllers(arguments):
@@ -560,9 +596,14 @@ def test_controllers_of_another_network(make_network):
     data = make_data(network)
     scores = [[[0] * 6]]
     wide = [[{"weights": [1, 1, 1], "shift": 0, "bias": 0}]]
+    own = {"weights": [[1]] * 6, "bias": [0] * 6, "shift": 0}
     for controller in (
         accel.Calibrated(0, [[[0] * 5]]),
         accel.Calibrated(0, scores, wide),
+        accel.Calibrated(0, scores, None, [[{**own, "x_columns": [network.features], "h_columns": []}]]),
+        accel.Calibrated(0, scores, None, [[{**own, "x_columns": [], "h_columns": [2]}]]),
+        accel.Calibrated(0, [[[0] * 6]], None, [[{**own, "x_columns": [0], "h_columns": [], "weights": [[1]] * 5,
+                                                  "bias": [0] * 5}]]),
     ):
         with pytest.raises(InputError, match="layer 0"):
             fxp.emulate(network, data, controller)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -661,3 +663,15 @@ def test_temporary_file_goes_with_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(traces.InputError, match="TMPDIR"):
         fxp.emulate(make_network(case), make_inputs(case), accel.Peak(0.1, 2, 3, 2))
+
+
+@pytest.mark.parametrize("copied", [lambda n: pickle.loads(pickle.dumps(n)), copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_copies_of_a_network_that_has_run_are_networks(copied):
+    case = Case(seed=5, hidden=(70,), controller="peak")
+    network, inputs = make_network(case), make_inputs(case)
+    first = fxp.emulate(network, inputs, accel.Peak())
+    twin = copied(network)
+    assert "prepared" not in vars(twin)
+    del network
+    again = fxp.emulate(twin, inputs, accel.Peak())
+    assert all((a == b).all() for a, b in zip(first.outputs, again.outputs, strict=True))

@@ -304,6 +304,21 @@ def test_readout_neurons_cost_time_and_energy():
     }  # fmt: skip
 
 
+def test_element_readouts_cost_time_and_energy():
+    work = synthetic([Shape(64, 64, 64)], [20], 0.5)
+    own = work.planned(work.rows, Control("scores", element_readout=(16,)))
+    plain, asked = measure(controlled(work, "scores"), DYN), measure(own, DYN)
+    hidden = measure(own, DYN.replaced({"precision_unit.readout": "hidden"}))
+    # 64 rows of 16 products over four units, a group of eight cycles each, before each of the 20 steps.
+    assert asked.control["readout_cycles"] == 20 * 16 * 8
+    assert hidden.compute_cycles - plain.compute_cycles == 20 * 16 * 8 < asked.compute_cycles - plain.compute_cycles
+    # Of a row: a word of 16 nibbles of either bank, 16 inputs of the buffer's planes, lanes and staging.
+    each = asked.control["readout_pj"] / (20 * 64)
+    assert 2 * 16.3 < each < 2 * 16.3 + 8 * 2.1 + 64 * 8 * (0.0162 + 0.007) + 1e-9
+    assert asked.dram_bytes - plain.dram_bytes == 64 * 16
+    assert measure(own, SIP).control["readout_cycles"] == 0
+
+
 def test_each_controller_is_charged_for_what_it_needs():
     work = synthetic([Shape(100, 100, 100)], [10], 0.5)
     costs = {kind: measure(controlled(work, kind), DYN) for kind in ("detector", "delta", "mask", "scores", "none")}
