@@ -80,7 +80,9 @@ def losses(
     everything, _ = lost(Static(made.formats.low))
     rows = [row("all low", 1.0, everything)]
     for number, share in enumerate(shares):
-        controller = first if number == 0 else fxp.calibrate(network, data, low_share=share, scales=scales, columns=columns)[1]
+        controller = first
+        if number:
+            controller = fxp.calibrate(network, data, low_share=share, scales=scales, columns=columns)[1]
         by_controller, reached = lost(controller)
         by_mask, mask_share = lost(controller.static(reached))
         by_chance, chance = lost(Random(reached))
