@@ -100,7 +100,10 @@ def finetune(
     if not refresh or controller == Static(network.formats.high) or network.formats.shift == 0:
         return network, controller
     if share is not None:
-        return calibration.calibrate(network, data, low_share=share, seed=seed, scales=precision.KEEP)
+        columns = _columns(controller)
+        return calibration.calibrate(
+            network, data, low_share=share, seed=seed, scales=precision.KEEP, columns=columns
+        )
     observation = Observation(network, chosen(data))
     layers, fits = offsets.fit_layers(network.layers, observation)
     record["finetuning"]["layers"] = fits
@@ -173,6 +176,14 @@ def tune_and_judge(
         }
         for name, _, chooser, _, result in scored
     ]
+
+
+def _columns(controller: Calibrated) -> int | None:
+    """`columns` of a calibration that makes a controller of the same form; None where layers read different numbers."""
+    if controller.element_readout is None:
+        return 0
+    counts = {len(side.x_columns) + len(side.h_columns) for layer in controller.element_readout for side in layer}
+    return counts.pop() or None if len(counts) == 1 else None
 
 
 def _is_mask(controller: Any) -> bool:
