@@ -41,7 +41,7 @@ def calibrate(
     seed: int = 0,
     *,
     scales: str = precision.AUTO,
-    columns: int | None = None,
+    columns: int | None = 0,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Network, Calibrated]:
@@ -68,9 +68,9 @@ def calibrate(
         Whether scales of the inputs and ranges of h are chosen anew (`fit_scales`), which changes the bits of the high
         path: where `check_precision` finds it lossy, never, or always.
     columns : int, optional
-        Every element has a readout of its own, of so many columns of the step's activations (each costs a
-        multiplication an element); None: an eighth of N + R. 0: one readout neuron a layer and direction instead, which
-        moves the threshold of the whole step.
+        0: one readout neuron a layer and direction, which moves the threshold of the whole step. Otherwise every
+        element has a readout of its own, of so many columns of the step's activations (each costs a multiplication
+        an element); None: an eighth of N + R.
     threads : int
         Does not change a bit.
     progress : callable, optional
@@ -139,6 +139,22 @@ def calibrate(
     record["controller"] = describe(controller)
     model = replace(fitted.model, calibration={**network.model.calibration, **record})
     return Network(model), controller
+
+
+def element_controller(
+    network: Network, observation: Observation, seed: int = 0, columns: int | None = None
+) -> Calibrated:
+    """The controller with element readouts (threshold 0) of a network whose low precision is fitted.
+
+    Parameters
+    ----------
+    network : Network
+    observation : Observation
+        Of the network, or of another one with its high path.
+    seed, columns : as for `calibrate`
+    """
+    statistics = sensitivity.measure(network.layers, observation, seed, samples=foresight.SAMPLES)
+    return _controller(network, statistics, columns)[0]
 
 
 def stored(network: Network) -> Calibrated | None:

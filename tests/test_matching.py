@@ -48,7 +48,7 @@ def test_every_controller_at_the_share_of_the_calibrated_one(calibrated):
     assert names(table) == [*first, "random", "peak", "delta", "calibrated", "calibrated", "oracle"]
     assert table[3].low_share == pytest.approx(table[4].low_share, abs=0.02)
     own = table[9]
-    assert own.parameters["element_readout"] and "element_readout" not in table[8].parameters
+    assert own.parameters["readout"] is not None and table[8].parameters["readout"] is None
     assert own.low_share == fxp.emulate(network, data, controller).low_share
     for row in (table[5], table[7], table[8]):
         assert row.low_share == pytest.approx(own.low_share, abs=0.03)

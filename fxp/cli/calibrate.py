@@ -38,7 +38,7 @@ def calibrate(
             help="Scales of inputs and ranges of h: auto (chosen anew where 8 bits are lossy), keep, or fit; choosing "
             "them anew changes the bits of the high precision."
         ),
-    ] = "auto",
+    ] = "0",
     columns: Annotated[
         str,
         typer.Option(

@@ -11,7 +11,7 @@ import numpy as np
 import accel.controllers as controllers
 import traces
 from fxp import matching, networks
-from fxp.calibration import at_share, calibrate
+from fxp.calibration import at_share, calibrate, element_controller
 from fxp.evaluation import Scored, emulate_scored, float_totals
 from fxp.network import load
 from fxp.observation import Observation, as_data, chosen
@@ -21,7 +21,7 @@ from traces import InputError
 
 SHARES = (0.57,)
 SEED = 0
-VARIANTS = 6  # rows a share
+VARIANTS = 7  # rows a share
 
 
 def evaluate(
@@ -36,10 +36,11 @@ def evaluate(
     """Calibrate a network at each low share on its calibration data, and judge controllers on its held-out data.
 
     All rows are of the calibrated network (its fitted offset bits and low biases), so that they differ by the
-    controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the oracle
-    (a bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or threshold found on
-    8,192 steps comes. Then peak with its default parameters at its own share, and random at that share. Losses are
-    differences from static high precision, sequences paired.
+    controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the
+    oracle (a bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or
+    threshold found on 8,192 steps comes; the calibrated controller with element readouts at its own. Then peak with
+    its default parameters at its own share, and random at that share. Losses are differences from static high
+    precision, sequences paired.
 
     Parameters
     ----------
@@ -86,6 +87,7 @@ def evaluate(
         fitted, controller = calibrate(network, seen, low_share=shares[0], **options_of_fit)
         calibration = chosen(as_data(fitted, seen))
         observation = Observation(fitted, calibration, threads)
+        elements = element_controller(fitted, observation, SEED)
         judge = Scorer(fitted, data, metric=metric or entry.metric)
         trial, impacts = chosen(as_data(fitted, data), matching.TRIAL), Impacts(fitted, data)
         for share in shares:
@@ -103,6 +105,8 @@ def evaluate(
             for which, rival in rivals.items():
                 rows.append(row(judge, which, share, emulate_scored(judge, rival, **options)))
             rows.append(row(judge, "calibrated", share, spent))
+            own = at_share(fitted, calibration, elements, observation, share, threads)
+            rows.append(row(judge, "element readouts", share, emulate_scored(judge, own, **options)))
         peak = emulate_scored(judge, controllers.Peak(), **options)
         random = emulate_scored(judge, controllers.Random(peak.run.low_share), **options)
         rows += [row(judge, "peak by default", None, peak), row(judge, "random at the share of peak", None, random)]
