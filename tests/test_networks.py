@@ -370,7 +370,7 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
         cli.main(["networks", "evaluate", "reviews", *arguments])
     result = json.loads(out.getvalue())
     assert done.value.code == 0 and (result["network"], result["metric"]) == ("reviews", "cross_entropy")
-    names = ["random", "peak", "delta", "static mask", "oracle (a bound)", "calibrated"]
+    names = ["random", "peak", "delta", "static mask", "oracle (a bound)", "calibrated", "element readouts"]
     names += ["peak by default", "random at the share of peak"]
     assert [row["controller"] for row in result["rows"]] == names
     network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "data.h5")
@@ -390,15 +390,15 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
     assert against_float["verdict"] == evaluation.verdict(
         Loss(against_float["loss"], against_float["loss_upper"]), against_float["tolerance"]
     )
-    for row, expected, share in ((result["rows"][6], peak, None), (result["rows"][5], calibrated, 0.57)):
+    for row, expected, share in ((result["rows"][7], peak, None), (result["rows"][5], calibrated, 0.57)):
         assert row["loss"] == pytest.approx(expected.difference, abs=1e-12) and row["low_share"] == expected.low_share
         assert row["tolerance"] == pytest.approx(static8.metric / 1000) and row["share"] == share
         reach = (expected.interval[1] - expected.difference) * student_quantile(0.95, 39) / student_quantile(0.975, 39)
         assert row["loss_upper"] == pytest.approx(row["loss"] + reach)
-    for rows, expected in ((result["rows"][:6], calibrated), (result["rows"][6:], peak)):
+    for rows, expected in ((result["rows"][:7], calibrated), (result["rows"][7:], peak)):
         # No beta need reach the share on such short sequences; the others do.
         met = [row for row in rows if row["controller"] != "peak"]
-        assert all(abs(row["low_share"] - expected.low_share) < 0.02 for row in met) and len(met) in (5, 2)
+        assert all(abs(row["low_share"] - expected.low_share) < 0.02 for row in met) and len(met) in (6, 2)
 
 
 def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):

@@ -38,14 +38,14 @@ def calibrate(
             help="Scales of inputs and ranges of h: auto (chosen anew where 8 bits are lossy), keep, or fit; choosing "
             "them anew changes the bits of the high precision."
         ),
-    ] = "0",
+    ] = "auto",
     columns: Annotated[
         str,
         typer.Option(
             help="Activations that every element's own readout reads, or auto (an eighth of them); 0: one readout "
             "neuron a layer. More spend low precision better, and cost more of what it saves."
         ),
-    ] = "auto",
+    ] = "0",
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
     progress: Lines = False,
     json: Json = False,
