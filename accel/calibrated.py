@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,17 +153,21 @@ def _ints(values: Any) -> list[int]:
     return [int(value) for value in values]
 
 
+def _check_products(weights: Iterable[int], shift: Any) -> None:
+    require(all(abs(w) <= 127 for w in weights), "Calibrated: readout weights have to lie within ±127")
+    require(is_integer(shift) and 0 <= shift <= 31, f"Calibrated: readout shift is {shift!r}, expected 0 to 31")
+
+
 def _readout(entry: Any) -> Readout:
     given = asdict(entry) if isinstance(entry, Readout) else entry
     weights, shift, bias = tuple(_ints(given["weights"])), given["shift"], given["bias"]
-    require(all(abs(w) <= 127 for w in weights), "Calibrated: readout weights have to lie within ±127")
-    require(is_integer(shift) and 0 <= shift <= 31, f"Calibrated: readout shift is {shift!r}, expected 0 to 31")
+    _check_products(weights, shift)
     require(is_integer(bias) and abs(bias) < 2**30, f"Calibrated: readout bias is {bias!r}, expected less than 2**30")
     return Readout(weights, int(shift), int(bias))
 
 
 def _element_readout(entry: Any) -> ElementReadout:
-    given = entry if isinstance(entry, dict) else {f.name: getattr(entry, f.name) for f in fields(ElementReadout)}
+    given = vars(entry) if isinstance(entry, ElementReadout) else entry
     x, h, bias = (tuple(_ints(given[name])) for name in ("x_columns", "h_columns", "bias"))
     weights, shift = tuple(tuple(_ints(row)) for row in given["weights"]), given["shift"]
     for columns in (x, h):
@@ -176,8 +181,7 @@ def _element_readout(entry: Any) -> ElementReadout:
         all(len(row) == count for row in weights) and len(weights) == len(bias),
         "Calibrated: an element readout has a bias and a weight for each column of every element",
     )
-    require(all(abs(w) <= 127 for row in weights for w in row), "Calibrated: readout weights have to lie within ±127")
-    require(is_integer(shift) and 0 <= shift <= 31, f"Calibrated: readout shift is {shift!r}, expected 0 to 31")
+    _check_products(itertools.chain.from_iterable(weights), shift)
     require(all(abs(b) < 2**30 for b in bias), "Calibrated: readout biases have to stay below 2**30 in magnitude")
     return ElementReadout(x, h, weights, bias, int(shift))
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -110,9 +110,7 @@ def calibrate(
         network.layers, observation, seed, threads=threads, progress=_part(progress, sides)
     )
     fitted = Network(replace(network.model, layers=layers))
-    samples = None if columns == 0 else foresight.SAMPLES
-    statistics = sensitivity.measure(layers, observation, seed, _part(progress, 1), samples)
-    controller, explained = _controller(fitted, statistics, columns)
+    controller, explained = _controller(fitted, observation, seed, columns, _part(progress, 1))
     record: dict[str, Any] = {
         "offsets": "fitted",
         "scales": treatment,
@@ -153,8 +151,7 @@ def element_controller(
         Of the network, or of another one with its high path.
     seed, columns : as for `calibrate`
     """
-    statistics = sensitivity.measure(network.layers, observation, seed, samples=foresight.SAMPLES)
-    return _controller(network, statistics, columns)[0]
+    return _controller(network, observation, seed, columns)[0]
 
 
 def stored(network: Network) -> Calibrated | None:
@@ -195,13 +192,15 @@ def _part(progress: Progress | None, total: float) -> Progress | None:
 
 
 def _controller(
-    network: Network, statistics: Sequence[Sequence[sensitivity.Statistics]], columns: int | None
+    network: Network, observation: Observation, seed: int, columns: int | None, progress: Progress | None = None
 ) -> tuple[Calibrated, list[list[float]]]:
     """Scores and readouts (threshold 0), and how much each direction's readouts explain.
 
     An element's score is log2 of its squared change of the loss over the length of its rows: what a low element costs
     for each product that it saves.
     """
+    samples = None if columns == 0 else foresight.SAMPLES
+    statistics = sensitivity.measure(network.layers, observation, seed, progress, samples)
     per_product = [
         np.array([side.power for side in sides]) / (layer.input_size + layer.output_size)
         for layer, sides in zip(network.layers, statistics, strict=True)

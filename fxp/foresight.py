@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from accel.calibrated import ElementReadout
+from fxp.readout import shift_of
 
 SAMPLES = 16_384  # steps that the fit sees
 SEARCHED = 8192  # of them, while columns are chosen
@@ -74,10 +75,10 @@ def fit(
     _, kept, weights, base, predicted = best
     explained = 1 - _deviance(ratios, predicted) / _deviance(ratios, np.zeros_like(base))
     per_octave = unit / math.log(2)
-    largest = float(np.abs(weights).max()) * per_octave
-    shift = int(np.clip(math.floor(math.log2(127 / largest)), 0, 31)) if largest > 0 else 0
+    scaled = weights.T.astype(np.float64) * per_octave
+    shift = shift_of(scaled)
     integers = np.zeros((hidden, kept.size), np.int64)
-    integers[live] = np.clip(np.rint(weights.T.astype(np.float64) * per_octave * 2.0**shift), -127, 127)
+    integers[live] = np.clip(np.rint(scaled * 2.0**shift), -127, 127)
     bias = np.zeros(hidden)
     bias[live] = base * per_octave
     bias -= integers @ mean[kept].astype(np.float64) / 2.0**shift

@@ -58,9 +58,14 @@ def fit(totals: np.ndarray, before: np.ndarray, unit: int) -> tuple[Readout, flo
     return _integers(unit / math.log(2) * weights, mean), _correlation(predicted, np.log(totals)) ** 2
 
 
-def _integers(weights: np.ndarray, mean: np.ndarray) -> Readout:
+def shift_of(weights: np.ndarray) -> int:
+    """The shift (0 to 31) under which the largest weight comes nearest to 127 from below."""
     largest = float(np.abs(weights).max())
-    shift = int(np.clip(math.floor(math.log2(127 / largest)), 0, 31)) if largest > 0 else 0
+    return int(np.clip(math.floor(math.log2(127 / largest)), 0, 31)) if largest > 0 else 0
+
+
+def _integers(weights: np.ndarray, mean: np.ndarray) -> Readout:
+    shift = shift_of(weights)
     integers = np.clip(np.rint(weights * 2.0**shift), -127, 127).astype(int)
     bias = -int(np.clip(round(float(integers @ mean) / 2**shift), -(2**29), 2**29))
     return Readout(tuple(integers.tolist()), shift, bias)
