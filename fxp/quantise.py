@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from fxp import floating
 from fxp.formats import Formats, Granularity
 from traces import InputError
 
+RANGE_BITS = 12  # of a range that a float run measured
 LIMIT = 2.0**40  # magnitudes beyond it could overflow binary32 in the multifunction unit
 
 
@@ -254,14 +256,24 @@ def embed(table: np.ndarray, tokens: np.ndarray, what: str = "inputs") -> np.nda
 
 
 def _output_ranges(layers: Sequence[FloatLayer], calibration: Sequence[np.ndarray]) -> list[float]:
-    """Range of each layer's output: 1, or measured where a projection makes it unbounded."""
+    """Range of each layer's output: 1, or measured where a projection makes it unbounded.
+
+    The last bits of a float run depend on the machine's BLAS and on the order of the sequences: those that are measured
+    are rounded up to `RANGE_BITS` significant bits.
+    """
     if all(layer.projection is None for layer in layers):
         return [1.0] * len(layers)
     outputs = floating.layer_outputs(layers, calibration)
     return [
-        1.0 if layer.projection is None else _range_of(values, "the projected output")
+        1.0 if layer.projection is None else _rounded_up(_range_of(values, "the projected output"))
         for layer, values in zip(layers, outputs, strict=True)
     ]
+
+
+def _rounded_up(value: float) -> float:
+    """The least number of `RANGE_BITS` significant bits that is not below a positive one."""
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, RANGE_BITS)), exponent - RANGE_BITS)
 
 
 def _layer(layer: FloatLayer, gain: np.ndarray, formats: Formats) -> traces.Layer:
