@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ class Emulation:
         return indices
 
     def sweep(
-        self, states: Mapping[int, SequenceState], inputs: Inputs, rows: np.ndarray, consume: Consume
+        self, states: Mapping[int, SequenceState], inputs: Inputs, rows: np.ndarray, consume: Consume, threads: int = 1
     ) -> None:
         """Process some whole sequences side by side, layer by layer in both directions, in pieces of `STEPS`.
 
@@ -164,6 +165,7 @@ class Emulation:
         states : of the sequences by their positions in the sinks; moved to their ends
         rows : int64 [sequences], first row of each among the concatenated steps in the sinks
         consume : called with (sequence, first step, int8 [time, 2 * output]) of every piece of the last layer
+        threads : with two, the directions run side by side
         """
         lengths = {number: int(inputs.lengths[number]) for number in states}
 
@@ -177,8 +179,11 @@ class Emulation:
                 with ExitStack() as own:
                     width = self.network.layers[layer].output_size
                     sides = [own.enter_context(Spill(lengths, width)) for _ in range(2)]
-                    for direction, side in enumerate(sides):
-                        self._side(states, lengths, layer, direction, read, rows, side)
+                    jobs = [
+                        partial(self._side, states, lengths, layer, direction, read, rows, side)
+                        for direction, side in enumerate(sides)
+                    ]
+                    self._all(jobs, threads)
                     below.close()
                     below = own.pop_all()
                 read = _beside(*sides)
@@ -188,6 +193,20 @@ class Emulation:
                 states[number].steps = length
         finally:
             below.close()
+
+    def _all(self, jobs: Sequence[Callable[[], None]], threads: int) -> None:
+        """Do what does not depend on each other."""
+        if threads == 1:
+            for job in jobs:
+                job()
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for future in [pool.submit(job) for job in jobs]:
+                    future.result()
+            except BaseException:
+                self.given_up = True
+                raise
 
     def _side(
         self,
@@ -303,7 +322,7 @@ def stream(
     ----------
     consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece,
         from any of the threads
-    threads : sequences run side by side
+    threads : sequences run side by side, or directions where there are fewer sequences
     progress : called with the number of steps done since the last call
     skip : sequences that are left out
     """
@@ -318,7 +337,7 @@ def stream(
     def together(numbers: Sequence[int]) -> None:
         """Sequences in the order of falling length, window by window; those at their end drop out."""
         if network.directions == 2:
-            emulation.sweep({number: states[number] for number in numbers}, inputs, offsets, done)
+            emulation.sweep({number: states[number] for number in numbers}, inputs, offsets, done, sides)
             return
         for start in range(0, int(inputs.lengths[numbers[0]]), STEPS):
             now = [number for number in numbers if inputs.lengths[number] > start]
@@ -330,6 +349,7 @@ def stream(
             states[number].encoded = []
 
     groups = _groups(inputs.lengths, emulation.group_size, threads, skip)
+    sides = 2 if threads >= 2 * len(groups) else 1  # threads that would have nothing to do take a direction each
     if threads == 1:
         for group in groups:
             together(group)
@@ -475,7 +495,7 @@ def emulate(
     engine : {"fast", "portable", "reference"}
         All give the same bits.
     threads : int
-        Sequences that run side by side; does not change a bit.
+        Sequences that run side by side, or directions where there are fewer sequences; does not change a bit.
     trace : path, optional
         Trace file to write: the plan, and what `record` names.
     record : any of "plan", "cell", "hidden", "accumulators"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -535,6 +536,41 @@ def test_prefix_of_a_sequence_gives_a_prefix_of_the_result(engine, controller, p
         )  # fmt: skip
         same_layers(part, whole, 0, 0, slice(length))
         same(part.outputs[0], whole.outputs[0][:length], "outputs")
+
+
+@pytest.mark.parametrize("engine", ["reference", *ENGINES])
+def test_directions_side_by_side_change_nothing(engine):
+    case = replace(BATCH, controller="peak shares", directions=2, lengths=(11,))
+    one = emulate(case, engine, threads=1)
+    for threads in (2, 4):
+        same_runs(one, emulate(case, engine, threads=threads))
+
+
+class Meeting:
+    """A user's own controller whose forward and backward directions wait for each other in every step."""
+
+    def __init__(self, barrier, fails=False):
+        self.barrier, self.fails = barrier, fails
+
+    def __deepcopy__(self, memo):
+        return Meeting(self.barrier, self.fails)
+
+    def reset(self, sequence, length, direction):
+        self.direction = direction
+
+    def step(self, c, h):
+        if self.fails and self.direction:
+            raise ValueError("backward")
+        if not self.fails:
+            self.barrier.wait(30)
+        return np.zeros(len(c), bool)
+
+
+def test_two_threads_take_a_direction_each():
+    case = replace(BATCH, directions=2, lengths=(4,))
+    emulate(case, "portable", controller=Meeting(threading.Barrier(2)), threads=2)
+    with pytest.raises(ValueError, match="backward"):
+        emulate(case, "portable", controller=Meeting(None, fails=True), threads=2)
 
 
 @pytest.mark.parametrize("profile", ["float32", "fixed"])

@@ -66,7 +66,7 @@ def evaluate(
     shares: Annotated[str | None, typer.Option(help="Several low shares, such as 40%,57%,76%.")] = None,
     metric: Annotated[str | None, typer.Option(help="A built-in metric in place of the network's own.")] = None,
     destination: Folder = None,
-    threads: Annotated[int, typer.Option(min=1, help="Sequences that run side by side.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
     json: Json = False,
 ) -> None:
     """What low precision costs a network: controllers at matched low shares against static high precision.

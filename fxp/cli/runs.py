@@ -25,7 +25,7 @@ Metric = Annotated[
 Head = Annotated[
     str | None, typer.Option(help="Your own head in place of the model's: named as a metric is; its code is run.")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Sequences that run side by side.")]
+Threads = Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")]
 
 
 def register(app: typer.Typer) -> None:
