@@ -1,11 +1,14 @@
 """Measure calibration: losses at equal low shares, and the cost of calibrating a large network.
 
     python -m bench.calibration losses MODEL CALIBRATION DATA [--shares 0.57 0.76] [--scales auto]
+    python -m bench.calibration columns kjv reviews [--columns 36 128] > bench/results/columns.json
     python -m bench.calibration cost [--hidden 1024 1024 1024] [--steps 50000]
 
 `losses` calibrates a model file (without offsets fitted before) and judges it on other data: random, a static mask by
 the same sensitivities, and the calibrated controller, each at the share given, against static high precision,
-sequences paired. `cost` calibrates random weights and prints processor seconds and the largest memory of the process.
+sequences paired. `columns` calibrates a network to try on four fifths of its calibration data, with element readouts of
+several numbers of columns, and judges them on the last fifth, with the accelerator model's time and energy. `cost`
+calibrates random weights and prints processor seconds and the largest memory of the process.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
+import accel
 import fxp
 from accel import Random, Static
-from fxp import calibration, datafile
+from fxp import calibration, datafile, networks
 from fxp.evaluation import emulate_scored
 from fxp.formats import Formats
 from fxp.intervals import LEVEL, standard_error, student_quantile
+from fxp.observation import Observation, chosen, subset
 from fxp.quantise import FloatLayer, build
 from fxp.scoring import Scorer
 
@@ -98,6 +103,65 @@ def losses(
     }
 
 
+def columns(name: str, counts: list[int], shares: list[float], folder: Path | None = None) -> dict[str, Any]:
+    """What element readouts of several numbers of columns lose on held-out calibration data, and what they cost.
+
+    Parameters
+    ----------
+    name : a network to try
+    counts : columns, at most; none: an eighth of the longest rows, 128, a quarter, a half and all of them
+    shares : low shares
+    folder : where the network's files are
+
+    Returns
+    -------
+    dict
+        `rows`: columns (0: one readout neuron), share asked for and reached, loss from static high precision (positive
+        where the metric is worse), what of it is beyond the loss with the fewest columns, with its two-sided 95 %
+        interval, and speedup and energy saving of `epur-dyn` over `epur-sip`.
+    """
+    files = networks.build(name, folder)
+    network = fxp.load(files["model.h5"])
+    with datafile.read(files["calibration.h5"]) as source:
+        data = calibration.as_data(network, source)
+    judged = range(calibration.HELD_OUT - 1, len(data), calibration.HELD_OUT)
+    held_out, kept = subset(data, judged), chosen(subset(data, [n for n in range(len(data)) if n not in judged]))
+    made, neuron = fxp.calibrate(network, kept, low_share=shares[0], scales="keep", columns=0)
+    observation = Observation(made, kept)
+    scorer = Scorer(made, held_out)
+    high = emulate_scored(scorer, Static(made.formats.high)).totals
+    sign = -1 if scorer.metric.higher_is_better else 1
+    longest = max(layer.input_size + layer.output_size for layer in made.layers)
+    counts = sorted(counts or {longest // 8, min(128, longest), longest // 4, longest // 2, longest})
+    rows, least = [], {}
+    for count in [*counts, 0]:
+        controller = calibration.element_controller(made, observation, columns=count) if count else neuron
+        for share in shares:
+            placed = calibration.at_share(made, kept, controller, observation, share)
+            scored = emulate_scored(scorer, placed, record=("plan",))
+            totals = least.setdefault(share, scored.totals)
+            bounds = scorer.interval(scored.totals, totals)
+            found = accel.estimate(scored.run, "epur-dyn", baseline="epur-sip")
+            rows.append({
+                "columns": count,
+                "share": share,
+                "low_share": scored.run.low_share,
+                "loss": scorer.loss(scored.totals, high).value,
+                "beyond_least": sign * (scorer.value(scored.totals) - scorer.value(totals)),
+                "interval": None if bounds is None else sorted(sign * bound for bound in bounds),
+                "speedup": found.speedup,
+                "energy_saving": found.energy_saving,
+            })  # fmt: skip
+    return {
+        "network": name,
+        "metric": scorer.name,
+        "rows_of": [layer.input_size + layer.output_size for layer in made.layers],
+        "sequences": len(held_out),
+        "static": scorer.value(high),
+        "rows": rows,
+    }
+
+
 def cost(hidden: list[int], features: int, steps: int, length: int) -> dict[str, Any]:
     """Processor seconds and peak memory of calibrating random weights without labels on one thread."""
     generator = np.random.default_rng(0)
@@ -129,13 +193,21 @@ def main() -> None:
     judge.add_argument("--shares", type=float, nargs="+", default=[0.57, 0.76])
     judge.add_argument("--scales", default="auto")
     judge.add_argument("--columns", type=int)
+    several = commands.add_parser("columns")
+    several.add_argument("networks", nargs="+")
+    several.add_argument("--columns", type=int, nargs="+", default=[])
+    several.add_argument("--shares", type=float, nargs="+", default=[0.57, 0.76])
+    several.add_argument("--folder", type=Path, help="where the files of the network are")
     large = commands.add_parser("cost")
     large.add_argument("--hidden", type=int, nargs="+", default=[1024, 1024, 1024])
     large.add_argument("--features", type=int, default=128)
     large.add_argument("--steps", type=int, default=50_000)
     large.add_argument("--length", type=int, default=200)
     given = parser.parse_args()
-    if given.command == "losses":
+    result: Any
+    if given.command == "columns":
+        result = [columns(name, given.columns, given.shares, given.folder) for name in given.networks]
+    elif given.command == "losses":
         result = losses(given.model, given.calibration, given.data, given.shares, given.scales, given.columns)
     else:
         result = cost(given.hidden, given.features, given.steps, given.length)

@@ -317,6 +317,13 @@ def test_element_readouts_recover_what_each_element_depends_on():
     assert nothing == accel.ElementReadout((), (), ((), ()), (0, 0), 0) and none == 0
 
 
+def test_columns_by_default_fill_the_lanes_of_the_machine():
+    path = accel.Machine.load("epur-dyn").datapath
+    assert int(path.inner_product_units) * int(path.lanes) == foresight.LANES
+    sizes = [(1, 1), (5, 7), (32, 256), (32, 480), (32, 512), (512, 256), (768, 256), (768, 257), (1024, 1024)]
+    assert [foresight.columns_of(*size) for size in sizes] == [1, 3, 72, 128, 128, 128, 128, 128, 256]
+
+
 # The controller
 
 

@@ -42,8 +42,9 @@ def calibrate(
     columns: Annotated[
         str,
         typer.Option(
-            help="Activations that every element's own readout reads, or auto (an eighth of them); 0: one readout "
-            "neuron a layer. More spend low precision better, and cost more of what it saves."
+            help="Activations that every element's own readout reads, or auto (an eighth of them or up to a quarter, "
+            "in groups of 128); 0: one readout neuron a layer. More spend low precision better, and cost more of what "
+            "it saves."
         ),
     ] = "0",
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
