@@ -1,7 +1,7 @@
 """What bounds the kernels on this machine: `python -m bench.floors [--output FILE]`.
 
-- What two processors give together: products from registers on one, and on two at once. Two threads of one core share
-  its vector units, and show here.
+- What two processors give together: products from registers on one, and on two at once (two threads of one core share
+  its vector units, and show here); and emulations in two processes, which share nothing but caches and memory.
 - What a step cannot fall below at batch 1: its instructions at the rate that registers allow or its weights at the rate
   that memory of that size is read, whichever is more, and the measured multifunction unit; beside what a step takes.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from fxp.kernels import limits
 from fxp.packed import aligned
 
 ROUNDS = 20_000_000
+EMULATED = 4.0  # seconds of emulations in each of two processes
 
 
 def least(function: Callable[[], object], samples: int = 15) -> float:
@@ -79,6 +82,47 @@ def cores(samples: int = 15) -> dict[str, Any]:
     return {"processors": allowed, "one_seconds": one, "both_seconds": both, "gain_of_two": 2 * one / both}
 
 
+def _emulate(processor: int, together: Any, results: Any) -> None:
+    """Milliseconds of an emulation of 8 sequences of H 512 on one processor, as the middle of some, into `results`."""
+    os.sched_setaffinity(0, {processor})
+    function = benchmark.own(512, 8, benchmark.STEPS)[benchmark.OWN + benchmark.MIX]
+    function()
+    together.wait()
+    seconds = []
+    while sum(seconds) < EMULATED:
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    results.put((processor, 1e3 * median(seconds)))
+
+
+def _processes(processors: list[int]) -> dict[int, float]:
+    """`_emulate` on some processors at once, each in a process of its own: milliseconds by processor."""
+    context = multiprocessing.get_context("spawn")
+    together, results = context.Barrier(len(processors)), context.Queue()
+    children = [context.Process(target=_emulate, args=(processor, together, results)) for processor in processors]
+    for child in children:
+        child.start()
+    found = dict(results.get(timeout=300) for _ in children)
+    for child in children:
+        child.join()
+    return found
+
+
+def processes() -> dict[str, Any]:
+    """What two processes that emulate at once get done, over what one does alone on the better of the two processors;
+    {} where there is one only."""
+    allowed = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_setaffinity") else []
+    if len(allowed) < 2:
+        return {}
+    alone = [_processes([processor])[processor] for processor in allowed]
+    both = _processes(allowed)
+    return {
+        "processors": allowed, "alone_ms": alone, "both_ms": [both[processor] for processor in allowed],
+        "gain_of_two": min(alone) * sum(1 / value for value in both.values()),
+    }  # fmt: skip
+
+
 def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, Any]]:
     """For each size at batch 1 and 57 % low, microseconds a step: floors and measured parts.
 
@@ -107,11 +151,11 @@ def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, An
 
 
 def measure() -> dict[str, Any]:
-    """JSON-able: limits, peaks, cores and floors; {} without AVX2."""
+    """JSON-able: limits, peaks, cores, processes and floors; {} without AVX2."""
     if not fast.available():
         return {}
     peak, found = peaks(), benchmark.limits()
-    return {"limits": found, "peaks": peak, "cores": cores(), "floors": floors(found, peak)}
+    return {"limits": found, "peaks": peak, "cores": cores(), "processes": processes(), "floors": floors(found, peak)}
 
 
 def main(arguments: list[str] | None = None) -> int:

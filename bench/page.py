@@ -142,7 +142,7 @@ def bounds(results: Results) -> str:
 
 
 def cores(results: Results) -> str:
-    peak, two, threads = (results.kernels[name] for name in ("peaks", "cores", "threads"))
+    peak, two, apart, threads = (results.kernels[name] for name in ("peaks", "cores", "processes", "threads"))
     text = (
         f"From registers: {peak['bytes']:.0f} GMAC/s by the instructions of the byte rows, {peak['nibbles']:.0f} by "
         f"those of the nibble rows."
@@ -150,7 +150,11 @@ def cores(results: Results) -> str:
     if two:
         text += (
             f" Two processors at once form {two['gain_of_two']:.2f} times as many products from registers as one; two "
-            f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}."
+            f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}. "
+            f"Two processes with 8 such sequences each, which have nothing but caches and memory in common, get "
+            f"{apart['gain_of_two']:.2f} times as much done as one on the better processor (alone "
+            f"{' and '.join(f'{ms:.0f}' for ms in apart['alone_ms'])} ms, at once "
+            f"{' and '.join(f'{ms:.0f}' for ms in apart['both_ms'])} ms)."
         )
     return text
 

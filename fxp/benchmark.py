@@ -25,6 +25,7 @@ SHARES = {"all high": 0.0, MIX: 0.57, "all low": 1.0}
 OWN = "fxp-lstm, "
 TRACED = 256  # elements of the bundled network, whose plan is replayed
 SECONDS = 1.0  # what one measurement may take, all of its samples together
+BRIEF = 0.05  # seconds of a call that what ran before it could slow down noticeably
 
 Timed = Callable[[], object]
 Rivals = Callable[[int, int, int], Mapping[str, Timed]]
@@ -91,14 +92,23 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each call of each function.
 
-    They take turns, after one call each as a warm-up that does not count. Processor time leaves out waiting for a
-    processor, but not what others do to caches and memory; it is for functions of one thread.
+    They take turns, after one call each as a warm-up that does not count. A brief call is made twice in its turn and
+    its second time counts: the first one meets the caches and the branch history that the function before has left, and
+    that is what it would measure. Processor time leaves out waiting for a processor, but not what others do to caches
+    and memory; it is for functions of one thread.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
+    brief = set()
+    for name, function in functions.items():
         function()
+        start = time.perf_counter()
+        function()
+        if time.perf_counter() - start < BRIEF:
+            brief.add(name)
     for _ in range(repeats):
         for name, function in functions.items():
+            if name in brief:
+                function()
             start = clock()
             function()
             seconds[name].append(clock() - start)
