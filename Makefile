@@ -36,6 +36,7 @@ bench: $(PEERS)/.peers
 	$(PEERS)/bin/python -m bench.kernels --output $(RESULTS)/kernels.json
 	$(PEERS)/bin/python -m bench.startup --output $(RESULTS)/startup.json
 	$(PEERS)/bin/python -m bench.memory --output $(RESULTS)/memory.json
+	$(PEERS)/bin/python -m bench.instructions --output $(RESULTS)/instructions.json
 
 # The sentinels say which set of packages the environment holds and are older than whatever they depend on
 # as soon as that changes. The extension is compiled in place, so an edited .pyx is rebuilt by the same rule.

@@ -29,7 +29,9 @@ class Results:
     def __init__(self, folder: Path):
         self.folder = folder
         self.kernels = self._load("kernels")
-        self.startup, self.memory = self._load("startup"), self._load("memory")
+        self.startup, self.memory, self.instructions = (
+            self._load(name) for name in ("startup", "memory", "instructions")
+        )
         self.rows = {(row["hidden"], row["batch"], row["what"]): row for row in self.kernels["rows"]}
 
     def _load(self, name: str) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def bounds(results: Results) -> str:
 
 
 def cores(results: Results) -> str:
-    peak, two, apart, threads = (results.kernels[name] for name in ("peaks", "cores", "processes", "threads"))
+    peak, two, threads = (results.kernels[name] for name in ("peaks", "cores", "threads"))
     text = (
         f"From registers: {peak['bytes']:.0f} GMAC/s by the instructions of the byte rows, {peak['nibbles']:.0f} by "
         f"those of the nibble rows."
@@ -150,8 +152,12 @@ def cores(results: Results) -> str:
     if two:
         text += (
             f" Two processors at once form {two['gain_of_two']:.2f} times as many products from registers as one; two "
-            f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}. "
-            f"Two processes with 8 such sequences each, which have nothing but caches and memory in common, get "
+            f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}."
+        )
+    apart = results.kernels.get("processes")
+    if apart:
+        text += (
+            f" Two processes with 8 such sequences each, which have nothing but caches and memory in common, get "
             f"{apart['gain_of_two']:.2f} times as much done as one on the better processor (alone "
             f"{' and '.join(f'{ms:.0f}' for ms in apart['alone_ms'])} ms, at once "
             f"{' and '.join(f'{ms:.0f}' for ms in apart['both_ms'])} ms)."
@@ -204,9 +210,19 @@ def targets(results: Results) -> str:
     return table(["target", "goal", "measured", ""], lines)
 
 
+def counts(results: Results) -> str:
+    """Instructions of a step as callgrind counts them, in thousands."""
+    lines = []
+    for row in results.instructions.get("rows", []):
+        thousands = (f"{row[name] / 1000:.1f}" for name in ("step", "products", "least", "unit"))
+        lines.append([str(row["hidden"]), row["what"], *thousands, f"{row['products'] / row['least']:.2f}"])
+    heads = ["H", "precision", "step", "products", "vector instructions at least", "unit", "products over least"]
+    return table(heads, lines)
+
+
 PARTS: dict[str, Callable[[Results], str]] = {
     "machine": machine, "own": own, "rivals": rivals, "parts": parts, "targets": targets,
-    "bounds": bounds, "cores": cores,
+    "bounds": bounds, "counts": counts, "cores": cores,
 }  # fmt: skip
 
 
