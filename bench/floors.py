@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from fxp import benchmark, fast
+from fxp import benchmark, fast, instructions
 from fxp.cli import output
-from fxp.kernels import fast as kernels
+from fxp.kernels import group as kernels
 from fxp.kernels import limits
 from fxp.packed import aligned
 
+SET = "avx2"  # kernels whose floors are measured
 ROUNDS = 20_000_000
 EMULATED = 4.0  # seconds of emulations in each of two processes
 
@@ -134,8 +135,8 @@ def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, An
         products = 8 * hidden**2
         flags = np.random.default_rng(hidden).random((1, hidden)) < share
         rounds = max(1, 2**24 // products)
-        alone = least(fast.accumulation(net, flags, rounds)) / rounds
-        workspace: Any = fast.accumulation(net, flags, 1)()
+        alone = least(fast.accumulation(net, flags, rounds, SET)) / rounds
+        workspace: Any = fast.accumulation(net, flags, 1, SET)()
         unit = least(lambda w=workspace: kernels.unit_only(w.parameters, 127, 1000)) / 1000  # type: ignore[misc]
         call = least(benchmark.own(hidden, 1, 1)[benchmark.OWN + benchmark.MIX], 200)
         step = least(benchmark.own(hidden, 1, benchmark.STEPS)[benchmark.OWN + benchmark.MIX]) / benchmark.STEPS
@@ -151,11 +152,15 @@ def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, An
 
 
 def measure() -> dict[str, Any]:
-    """JSON-able: limits, peaks, cores, processes and floors; {} without AVX2."""
-    if not fast.available():
+    """JSON-able: limits, cores and processes; peaks and floors where the AVX2 kernels are the best ones. {} where there
+    are no vector kernels."""
+    if instructions.best() is None:
         return {}
-    peak, found = peaks(), benchmark.limits()
-    return {"limits": found, "peaks": peak, "cores": cores(), "processes": processes(), "floors": floors(found, peak)}
+    result: dict[str, Any] = {"limits": benchmark.limits(), "cores": cores(), "processes": processes()}
+    if instructions.best() == SET:
+        peak = peaks()
+        result |= {"peaks": peak, "floors": floors(result["limits"], peak)}
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:

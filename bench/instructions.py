@@ -1,7 +1,7 @@
 """Instructions of a step at batch 1, counted by callgrind: `python -m bench.instructions [--output FILE]`.
 
 Counts do not depend on what else the machine does. Each is the difference of a longer and a shorter call over the steps
-between them, so what a call costs once is not in it. It needs valgrind.
+between them, so what a call costs once is not in it. It needs valgrind, and counts the AVX2 kernels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from bench.memory import save
-from fxp import benchmark, fast
+from fxp import benchmark, fast, instructions
 
+SET = "avx2"  # valgrind knows no others of ours
 SHORT, LONG = 10, 30  # steps
 VECTOR_BYTES, VECTOR_NIBBLES = 4 / 32, 5 / 64  # vector instructions a product (docs/performance.md)
 
@@ -41,16 +42,16 @@ def _counted(name: str, short: Callable[[], object], long: Callable[[], object])
 
 def count() -> None:
     """What is counted, in the process under callgrind."""
-    from fxp.kernels import fast as kernels
+    from fxp.kernels import group as kernels
 
     for hidden in benchmark.HIDDEN:
-        short, long = (benchmark.own(hidden, 1, steps) for steps in (SHORT, LONG))
+        short, long = (benchmark.own(hidden, 1, steps, engine=SET) for steps in (SHORT, LONG))
         net = benchmark.network(hidden)
         for name, share in benchmark.SHARES.items():
             _counted(f"{hidden} {name} step", short[benchmark.OWN + name], long[benchmark.OWN + name])
             flags = np.random.default_rng(hidden).random((1, hidden)) < share
-            _counted(f"{hidden} {name} products", *(fast.accumulation(net, flags, n) for n in (SHORT, LONG)))
-        workspace: Any = fast.accumulation(net, flags, 1)()
+            _counted(f"{hidden} {name} products", *(fast.accumulation(net, flags, n, SET) for n in (SHORT, LONG)))
+        workspace: Any = fast.accumulation(net, flags, 1, SET)()
         place = workspace.parameters
         _counted(
             f"{hidden} any unit", lambda p=place: kernels.unit_only(p, 127, SHORT),  # type: ignore[misc]
@@ -74,7 +75,7 @@ def measure() -> dict[str, Any]:
     """JSON-able: for each size and share the instructions a step, of the whole and of its products and unit, and the
     vector instructions that the products need at least."""
     # Under valgrind the processor calls itself another one: the machine code is to be the same, and from the cache.
-    _, processor, features = fast.machine()
+    _, processor, features = instructions.machine()
     environment = os.environ | {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features}
     with tempfile.TemporaryDirectory() as name:
         subprocess.run(
@@ -107,10 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.under_callgrind:
         count()
         return 0
-    if not fast.available() or not (shutil.which("valgrind") and shutil.which("callgrind_control")):
+    if SET not in instructions.supported() or not (shutil.which("valgrind") and shutil.which("callgrind_control")):
         print("instructions are not counted: that takes AVX2 and valgrind", file=sys.stderr)
         return 0
-    benchmark.warm_up()
+    benchmark.warm_up(SET)
     save(measure(), chosen.output)
     return 0
 

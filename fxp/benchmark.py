@@ -64,13 +64,15 @@ def mixed(hidden: int, batch: int, steps: int, share: float = SHARES[MIX], seed:
     return accel.Schedule({n: [[rng.random((steps, hidden)) < share]] for n in range(batch)})
 
 
-def own(hidden: int, batch: int, steps: int, profile: str = "float32", seed: int = 0) -> dict[str, Timed]:
+def own(
+    hidden: int, batch: int, steps: int, profile: str = "float32", seed: int = 0, engine: str = "fast"
+) -> dict[str, Timed]:
     """`fxp.emulate` over a batch with the plan recorded in memory, one thread, at each share of low precision."""
     net, x = network(hidden, profile, seed), features(hidden, batch, steps, seed)
 
     def timed(share: float) -> Timed:
         controller = {0.0: accel.Static(8), 1.0: accel.Static(4)}.get(share) or mixed(hidden, batch, steps, share, seed)
-        return lambda: fxp.emulate(net, x, controller, record=("plan",))
+        return lambda: fxp.emulate(net, x, controller, engine=engine, record=("plan",))
 
     return {OWN + name: timed(share) for name, share in SHARES.items()}
 
@@ -137,20 +139,28 @@ def weight_kib(hidden: int, low_share: float = 0.0) -> float:
 def limits(samples: int = 40) -> dict[str, float]:
     """GMAC/s of 8-bit products from registers only, and GB/s of reading arrays as large as the weights of each size.
 
-    The least of all samples, since what disturbs only adds. Empty without AVX2.
+    The products are those of the best vector instructions, and with AMX also those of tiles (`tile_gmacs`). The least
+    of all samples, since what disturbs only adds. Empty where there are no vector kernels.
     """
-    from fxp import fast
+    from fxp import instructions
 
-    if not fast.available():
+    best = instructions.best()
+    if best is None:
         return {}
     from fxp.kernels import limits as kernels
     from fxp.packed import aligned
 
-    out, rounds = aligned((8,), np.int32), 50_000
+    out, rounds = aligned((256,), np.int32), 50_000
     target = out.ctypes.data
+    multiply, products = (kernels.multiply, 12 * 16) if best == "avx2" else (kernels.multiply_dots, 10 * 64)
     sizes = {hidden: int(weight_kib(hidden)) * 1024 for hidden in HIDDEN}
     arrays = {hidden: aligned((size + 4096,), np.uint8) for hidden, size in sizes.items()}  # room for the prefetch
-    functions: dict[str, Timed] = {"multiply": lambda: kernels.multiply(rounds, target)}
+    functions: dict[str, Timed] = {"multiply": lambda: multiply(rounds, target)}
+    if best == "amx":
+        from fxp.kernels.tiles import CONFIGURATION
+
+        place = CONFIGURATION.ctypes.data
+        functions["tiles"] = lambda: kernels.multiply_tiles(rounds // 10, place)
 
     def reading(place: int, size: int) -> Timed:
         return lambda: kernels.read(place, size, max(1, 2**23 // size), target)
@@ -159,10 +169,17 @@ def limits(samples: int = 40) -> dict[str, float]:
         array[:] = 1
         functions[f"read {hidden}"] = reading(array.ctypes.data, sizes[hidden])
     least = {name: min(values) for name, values in interleaved(functions, samples).items()}
-    result = {"peak_gmacs": rounds * 12 * 16 / least["multiply"] / 1e9}
+    result = {"peak_gmacs": rounds * products / least["multiply"] / 1e9}
+    if "tiles" in least:
+        result["tile_gmacs"] = rounds // 10 * 4 * 16 * 16 * 64 / least["tiles"] / 1e9
     for hidden, size in sizes.items():
         result[f"read_{size // 1024}_kib_gbs"] = max(1, 2**23 // size) * size / least[f"read {hidden}"] / 1e9
     return result
+
+
+def peak_of(found: Mapping[str, float], batch: int) -> str:
+    """The limit that a batch is held against: where there are tiles, they form the products of several sequences."""
+    return "tile_gmacs" if batch > 1 and "tile_gmacs" in found else "peak_gmacs"
 
 
 def sharpen(result: dict[str, Any], again: Mapping[str, float]) -> None:
@@ -172,7 +189,7 @@ def sharpen(result: dict[str, Any], again: Mapping[str, float]) -> None:
     gain = {name: max(1.0, again[name] / value) for name, value in limits.items()}
     for row in [*result["rows"], *result["traced"], *result["accumulation"]]:
         if row["share_of_peak"] is not None:
-            row["share_of_peak"] /= gain["peak_gmacs"]
+            row["share_of_peak"] /= gain[peak_of(limits, row["batch"])]
         if row.get("share_of_bandwidth") is not None:
             row["share_of_bandwidth"] /= gain[f"read_{int(weight_kib(row['hidden']))}_kib_gbs"]
     result["limits"] = {name: value * gain[name] for name, value in limits.items()}
@@ -182,7 +199,7 @@ def machine() -> dict[str, Any]:
     """Description of this machine."""
     import numba
 
-    from fxp import fast
+    from fxp import instructions
 
     model = platform.processor()
     try:
@@ -192,13 +209,13 @@ def machine() -> dict[str, Any]:
         pass
     return {
         "processor": model,
-        "target": fast.machine()[1],
+        "target": instructions.machine()[1],
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "numba": numba.__version__,
         "numpy": np.__version__,
-        "kernels": "avx2" if fast.available() else "portable",
+        "kernels": instructions.best() or "portable",
     }
 
 
@@ -265,7 +282,7 @@ def _rows(
             "hidden": hidden, "batch": batch, "what": name, "samples": len(seconds[name]),
             "ms_per_sequence": 1e3 * value / batch, "least_ms_per_sequence": 1e3 * min(seconds[name]) / batch,
             "gmacs": products / value / 1e9,
-            "share_of_peak": products / value / 1e9 / found["peak_gmacs"] if found else None,
+            "share_of_peak": products / value / 1e9 / found[peak_of(found, batch)] if found else None,
             "share_of_bandwidth": read, "ratio": value / middle[base], "others": meanwhile,
         })  # fmt: skip
     return rows
@@ -284,9 +301,10 @@ def traced_rows(batch: int, found: Mapping[str, Any], quick: bool) -> list[dict[
 
 def accumulation(found: Mapping[str, Any], samples: int = 25) -> list[dict[str, Any]]:
     """The integer products alone (activations prepared, no multifunction unit): GMAC/s and share of the peak."""
-    from fxp import fast
+    from fxp import fast, instructions
 
-    if not fast.available():
+    best = instructions.best()
+    if best is None:
         return []
     rows = []
     for hidden in HIDDEN:
@@ -296,11 +314,11 @@ def accumulation(found: Mapping[str, Any], samples: int = 25) -> list[dict[str, 
             for name, share in SHARES.items():
                 flags = np.random.default_rng(hidden).random((batch, hidden)) < share
                 rounds = max(1, 2**24 // (8 * hidden**2 * batch))
-                functions[name] = fast.accumulation(net, flags, rounds)
+                functions[name] = fast.accumulation(net, flags, rounds, best)
             for name, values in interleaved(functions, samples).items():
                 gmacs = 8 * hidden**2 * batch * rounds / min(values) / 1e9
                 rows.append({"hidden": hidden, "batch": batch, "what": name, "gmacs": gmacs,
-                             "share_of_peak": gmacs / found["peak_gmacs"]})  # fmt: skip
+                             "share_of_peak": gmacs / found[peak_of(found, batch)]})  # fmt: skip
     return rows
 
 
@@ -382,10 +400,10 @@ def run(
     return result
 
 
-def warm_up() -> None:
+def warm_up(engine: str = "fast") -> None:
     """Compile what is measured, so that no sample contains it."""
     for batch in (1, 2):
-        for function in own(8, batch, 3).values():
+        for function in own(8, batch, 3, engine=engine).values():
             function()
 
 

@@ -63,7 +63,7 @@ class Emulation:
     ----------
     network : Network
     controller : built-in controller of `accel`, or a user's own
-    engine : {"fast", "portable", "reference"}
+    engine : one of `fxp.engines.NAMES`
     sinks : objects with `write` and `count` as `traces.TraceWriter`
     quantities : which of "cell", "hidden" and "accumulators" the sinks want
     """
@@ -492,8 +492,8 @@ def emulate(
     inputs : float32 [batch, time, features], list of float32 [time, features], or traces.Data
         With an embedding in the network: int tokens [batch, time] or a list of [time].
     controller : a controller of `accel` or a user's own; default `accel.Peak()`
-    engine : {"fast", "portable", "reference"}
-        All give the same bits.
+    engine : {"fast", "portable", "reference", "amx", "vnni", "avx2"}
+        All give the same bits; the last three are kernels of an instruction set, of which `fast` takes the best.
     threads : int
         Sequences that run side by side, or directions where there are fewer sequences; does not change a bit.
     trace : path, optional

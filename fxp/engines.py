@@ -1,6 +1,7 @@
 """The engines: each runs a piece of one sequence through one direction of one layer, and all give the same bits.
 
-`portable` is plain compiled loops, `fast` the quickest kernels this machine has, `reference` plain Python.
+`portable` is plain compiled loops, `fast` the quickest kernels this machine has (`amx`, `vnni` and `avx2` name those of
+one instruction set), `reference` plain Python.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from accel.controllers import Encoded, Site
+from fxp import instructions
 from fxp.formats import Profile
 from fxp.network import Network
 from traces import InputError
 
-NAMES = ("fast", "portable", "reference")
+NAMES = ("fast", "portable", "reference", "amx", "vnni", "avx2")
 
 
 @dataclass
@@ -216,7 +218,12 @@ def check(name: str) -> None:
 def make(name: str, network: Network) -> Engine:
     """The engine of a name, for one network, which keeps it.
 
-    `fast` is `portable` where the machine has no AVX2 or FXP_PORTABLE=1 is set.
+    `fast` is the one of the best instruction set this machine has (`fxp.instructions`), or `portable`.
+
+    Raises
+    ------
+    InputError
+        There is no such engine, or this machine lacks its instructions.
     """
     kind = _kind(name)
     engine: Engine | None = network.engines.get(kind)
@@ -229,9 +236,12 @@ def _kind(name: str) -> Callable[[Network], Engine]:
     check(name)
     if name == "reference":
         return ReferenceEngine
-    if name == "fast":
-        from fxp import fast
+    chosen = instructions.best() if name == "fast" else name
+    if chosen is None or chosen == "portable":
+        return CompiledEngine
+    if chosen not in instructions.supported():
+        here = ", ".join(("fast", "portable", "reference", *instructions.supported()))
+        raise InputError(f"engine is {name!r}: this machine lacks its instructions; engines that run here: {here}")
+    from fxp import fast
 
-        if fast.available():
-            return fast.FastEngine
-    return CompiledEngine
+    return fast.ENGINES[chosen]

@@ -1,55 +1,39 @@
-"""The engine of `fxp.kernels.fast`: groups of sequences in lock-step with 256-bit vectors."""
+"""The engine of the vector kernels: groups of sequences in lock-step, with the best instructions this machine has."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from accel.controller import KINDS
 from accel.controllers import Encoded, Site
 from fxp.engines import CompiledEngine, Job, LayerState, Piece
 from fxp.formats import Profile
-from fxp.kernels import fast
-from fxp.packed import LINE, FastDirection, aligned
+from fxp.kernels import group
+from fxp.packed import ELEMENTS, LINE, FastDirection, aligned
 
 GROUP = 16  # sequences side by side
-
-
-@cache
-def machine() -> tuple[str, str, str]:
-    """Triple, processor and features that Numba compiles for."""
-    from numba.core.registry import cpu_target
-
-    return cpu_target.target_context.codegen().magic_tuple()
-
-
-def available() -> bool:
-    """Whether this machine, as Numba compiles for it, has AVX2; the environment variable FXP_PORTABLE=1 says no."""
-    if os.environ.get("FXP_PORTABLE", "0") not in ("", "0"):
-        return False
-    return _has_avx2(*machine())
-
-
-@cache
-def _has_avx2(triple: str, processor: str, features: str) -> bool:
-    return triple.startswith("x86_64") and "+avx2" in features.split(",")
-
+COLUMNS = 64  # sequences times steps whose x parts are formed at once by tiles
 
 def _up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
 class FastEngine(CompiledEngine):
-    """AVX2 kernels; same bits as `portable`."""
+    """The kernels of an instruction set; same bits as `portable`."""
 
     group_size = GROUP
+    instructions = ""
 
     def __init__(self, network: Any):
         super().__init__(network)
-        self._process = fast.run_float if network.formats.profile == Profile.FLOAT32 else fast.run_fixed
+        self._vectors = kernels(self.instructions)
+        floats = network.formats.profile == Profile.FLOAT32
+        self._process = self._vectors.run_float if floats else self._vectors.run_fixed
 
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         state.fresh = True
@@ -57,8 +41,8 @@ class FastEngine(CompiledEngine):
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
         order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x)) if len(jobs) > 1 else [0]
         site = jobs[0].site
-        direction = self._network.prepared[site.layer].directions[site.direction].fast
-        workspace = Workspace.spare(direction, len(jobs))
+        direction = self._network.prepared[site.layer].directions[site.direction].fast(self._vectors.TILES)
+        workspace = Workspace.spare(direction, len(jobs), self._vectors)
         workspace.take([jobs[n] for n in order])
         whole = Piece.empty(workspace.rows, site, direction.rows.output, cell, accumulators)
         self._process(
@@ -72,6 +56,28 @@ class FastEngine(CompiledEngine):
         return pieces
 
 
+class Amx(FastEngine):
+    instructions = "amx"
+    group_size = 2 * GROUP  # as many columns as two tiles have
+
+
+class Vnni(FastEngine):
+    instructions = "vnni"
+
+
+class Avx2(FastEngine):
+    instructions = "avx2"
+
+
+ENGINES = {engine.instructions: engine for engine in (Amx, Vnni, Avx2)}
+
+
+@cache
+def kernels(name: str) -> Any:
+    """The module of an instruction set's kernels."""
+    return import_module(f"fxp.kernels.{name}")
+
+
 # The set bits of every byte, in order; the rest of a row is not used.
 TABLE = np.zeros((256, 8), np.uint8)
 for _byte in range(256):
@@ -80,8 +86,10 @@ for _byte in range(256):
 _TABLE_PLACE = TABLE.ctypes.data
 
 
-_KIND = fast.CONTROLS // 8 + fast.Controls._fields.index("kind")
-_COUNT = fast.GROUP // 8 + fast.Group._fields.index("count")
+_KIND = group.CONTROLS // 8 + group.Controls._fields.index("kind")
+_WANTED = group.GROUP // 8 + group.Group._fields.index("wanted")
+_COUNT = group.GROUP // 8 + group.Group._fields.index("count")
+STATIC = KINDS["Static"]
 _NOTHING = np.zeros((0, 0), np.int8)
 
 
@@ -95,6 +103,7 @@ class Workspace:
     ----------
     direction : packed weights and constants
     capacity : most sequences of a call
+    vectors : module of the kernels
 
     Attributes
     ----------
@@ -105,18 +114,19 @@ class Workspace:
     jobs : of the call
     """
 
-    def __init__(self, direction: FastDirection, capacity: int):
-        self.direction, self.capacity, self.rows = direction, capacity, 0
+    def __init__(self, direction: FastDirection, capacity: int, vectors: Any):
+        self.direction, self.capacity, self.vectors, self.rows = direction, capacity, vectors, 0
         self.jobs: Sequence[Job] = ()
         self.x = _NOTHING
         shape = direction.rows
-        count, size, wide = capacity, _up(shape.hidden, 8), _up(shape.hidden, 64)
+        count, size, wide = capacity, _up(shape.hidden, ELEMENTS), _up(shape.hidden, 64)
         pairs = shape.x_pairs + shape.h_pairs
         # Nothing lies between the activations that are read together: gaps cost up to a fifth of the speed.
-        reach, low_reach = 128 * pairs + 64, (64 if shape.nibbles else 128) * pairs + 64
+        reach, low_reach = (size * pairs + 64 for size in (vectors.BYTES, 64 if shape.nibbles else vectors.BYTES))
         kind = np.dtype(np.float32 if direction.profile == Profile.FLOAT32 else np.int16)
+        h_columns = _up(count, 16) if vectors.TILES else count
         lengths = {
-            "h": count * 64 * shape.h_pairs, "c": count * size * kind.itemsize, "low": count * size,
+            "h": h_columns * 64 * shape.h_pairs, "c": count * size * kind.itemsize, "low": count * size,
             "words": count * 16 * shape.hidden, "source": 64 * shape.x_pairs, "activations": count * reach,
             "low_activations": count * low_reach,
             "sums": count * size * 32, "z": 16 * size, "order": 8 * (max(size, count) + 16), "m": wide,
@@ -124,6 +134,15 @@ class Workspace:
             "counts": 64 * count, "reals": 16 * count, "plans": 8 * count, "plan_steps": 8 * count,
             "fresh": 8 * count, "offsets": 8 * (count + 1), "begins": 8 * count,
         }  # fmt: skip
+        if vectors.TILES:
+            ahead = max(1, COLUMNS // count)
+            columns, wide_sums = _up(ahead * count, 16), 16 * size + LINE  # the line spreads columns over cache sets
+            x_reach, h_reach = columns * wide_sums, h_columns * wide_sums
+            lengths |= {
+                "x_high": columns * 64 * shape.x_pairs, "x_low": columns * 64 * shape.x_pairs,
+                "h_low": h_columns * 64 * shape.h_pairs, "ring": 8 * vectors.BLOCK,
+                "x_sums": 2 * x_reach, "h_sums": 2 * h_reach,
+            }  # fmt: skip
         starts, total = {}, 0
         for name, length in lengths.items():
             starts[name] = total
@@ -143,28 +162,36 @@ class Workspace:
         # What is copied for each sequence: h, c, mask, words of its state, counts and reals of its controller.
         self._states = list(
             zip(
-                part("h", np.int8, count, -1)[:, : shape.output], part("c", kind, count, -1)[:, : shape.hidden],
+                part("h", np.int8, h_columns, -1)[:count, : shape.output],
+                part("c", kind, count, -1)[:, : shape.hidden],
                 part("low", np.uint8, count, -1)[:, : shape.hidden], part("words", np.int32, count, 4, -1),
                 part("counts", np.int64, count, 8), part("reals", np.float32, count, 4), strict=True,
             )
         )  # fmt: skip
         at |= {"count": count, "size": size, "reach": reach, "low_reach": low_reach, "table": _TABLE_PLACE, "kind": 0}
-        self.parameters = np.zeros(fast.PARAMETERS, np.int64)
-        controls = [at[name] for name in fast.Controls._fields]
-        fields = [*shape, *direction.unit, *controls, *(at[name] for name in fast.Group._fields)]
+        if vectors.TILES:
+            at |= {
+                "ahead": ahead, "alone": int(count == 1), "wide": wide_sums, "x_reach": x_reach, "h_reach": h_reach,
+                "configuration": vectors.tiles.CONFIGURATION.ctypes.data,
+            }  # fmt: skip
+        self.parameters = np.zeros(group.PARAMETERS, np.int64)
+        controls = [at[name] for name in group.Controls._fields]
+        # What only tiles use is 0 without them.
+        fields = [*shape, *direction.unit, *controls, *(at.get(name, 0) for name in group.Group._fields)]
         for number, value in enumerate(fields):
             target = self.parameters.view(np.float64) if isinstance(value, (float, np.floating)) else self.parameters
             target[number] = value
 
     @staticmethod
-    def spare(direction: FastDirection, count: int) -> Workspace:
+    def spare(direction: FastDirection, count: int, vectors: Any) -> Workspace:
         """One that is not in use, for up to `count` sequences; `give_back` when done."""
-        capacity = 1 if count == 1 else max(count, GROUP)
+        capacity = 1 if count == 1 else _up(count, GROUP)
         try:
             kept = direction.spare.pop()
         except IndexError:
-            return Workspace(direction, capacity)
-        return kept if kept.capacity == capacity else Workspace(direction, capacity)
+            return Workspace(direction, capacity, vectors)
+        fits = kept.capacity == capacity and kept.vectors is vectors
+        return kept if fits else Workspace(direction, capacity, vectors)
 
     def give_back(self) -> None:
         """Let another call have this."""
@@ -189,10 +216,21 @@ class Workspace:
         self._tally[:] = 0
         self.rows = row
         self.parameters[_KIND], self.parameters[_COUNT] = jobs[0].encoded.kind, len(jobs)
+        self.parameters[_WANTED] = self._wanted(jobs) if self.vectors.TILES else 0
         self.x = np.concatenate([job.x for job in jobs]) if len(jobs) > 1 else jobs[0].x
         flags = self.x.flags
         if not (flags.c_contiguous and flags.writeable):
             self.x = self.x.copy()  # the kernels are compiled for one kind of array
+
+    def _wanted(self, jobs: Sequence[Job]) -> int:
+        """The precisions that the steps of a call ask for, as far as that is known before."""
+        vectors = self.vectors
+        if any(job.encoded.kind != STATIC for job in jobs):
+            return int(vectors.BOTH)
+        low = jobs[0].encoded.counts[0]
+        if any(job.encoded.counts[0] != low or not (job.state.fresh or (job.state.low == low).all()) for job in jobs):
+            return int(vectors.BOTH)
+        return int(vectors.LOW if low else vectors.HIGH)
 
     def results(self, whole: Piece) -> list[Piece]:
         """What each job got; the jobs' states move along."""
@@ -212,13 +250,15 @@ class Workspace:
         return pieces
 
 
-def accumulation(network: Any, low: np.ndarray, rounds: int) -> Callable[[], object]:
+def accumulation(network: Any, low: np.ndarray, rounds: int, instructions: str) -> Callable[[], object]:
     """A function that forms the products of one step of a network's first layer `rounds` times, for measurements.
 
     Parameters
     ----------
     low : bool [sequences, hidden]
         Elements at low precision.
+    instructions : str
+        Set of the kernels.
     """
     from accel.controllers import Static
 
@@ -231,11 +271,13 @@ def accumulation(network: Any, low: np.ndarray, rounds: int) -> Callable[[], obj
         state.low[:] = flags
         state.h[:] = np.random.default_rng(number).integers(-formats.top, formats.top + 1, state.h.size)
         jobs.append(Job(site, Static(formats.high).encode(site), state, x, 0))
-    workspace = Workspace.spare(network.prepared[0].directions[0].fast, len(jobs))
+    vectors = kernels(instructions)
+    direction = network.prepared[0].directions[0].fast(vectors.TILES)
+    workspace = Workspace.spare(direction, len(jobs), vectors)
     workspace.take(jobs)
 
     def run() -> object:
-        fast.accumulate_only(workspace.parameters, workspace.x, rounds)
+        vectors.products_only(workspace.parameters, workspace.x, rounds)
         return workspace
 
     return run

@@ -1,4 +1,4 @@
-"""Weights of a layer in the layout of the AVX2 kernels (`fxp.kernels.rows`)."""
+"""Weights of a layer in the layout of the vector kernels (`fxp.kernels.rows`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fxp.kernels.rows import Rows
 from fxp.kernels.wide import Constants
 
 LINE = 64  # bytes of a cache line: no block straddles two
+ELEMENTS = 16  # of the longest vectors: what has an entry an element is filled up to a multiple
 
 
 def aligned(shape: tuple[int, ...], kind: Any) -> np.ndarray:
@@ -62,11 +63,45 @@ def _joined(*parts: np.ndarray) -> np.ndarray:
     return out
 
 
-def _low_terms(blocks: list[np.ndarray]) -> np.ndarray:
-    """7 * sum u1 of every row: int32 [H, 8], x part of the four gates, then h part."""
-    terms = [7 * (part & 15).sum(axis=(1, 3), dtype=np.int32) for part in blocks]
-    out = aligned((len(terms[0]), 8), np.int32)
-    out[...] = np.concatenate(terms, axis=1)
+def _tiles(rows: np.ndarray) -> np.ndarray:
+    """int8 [elements, 4, K] to int8 [2 ceil(elements / 16), ceil(K / 64), 2, 16 (K // 4), 16 (elements), 4].
+
+    The first axis has gates i and f of sixteen elements, then g and o; the last three axes are one register of AMX
+    as `tdpbssd` takes its second factor.
+    """
+    count, gates, size = rows.shape
+    padded = np.zeros((16 * _ceil(count, 16), gates, 64 * _ceil(size, 64)), np.int8)
+    padded[:count, :, :size] = rows
+    parts = padded.reshape(len(padded) // 16, 16, 2, 2, _ceil(size, 64), 16, 4).transpose(0, 2, 4, 3, 5, 1, 6)
+    parts = parts.reshape(len(padded) // 8, _ceil(size, 64), 2, 16, 16, 4)
+    out = aligned(parts.shape, np.int8)
+    out[...] = parts
+    return out
+
+
+def _nibble_tiles(rows: np.ndarray) -> np.ndarray:
+    """`_tiles` of int8 in [-8, 7] with two blocks of columns in one: uint8, the first one in the low halves of bytes.
+
+    What follows the last block is read, but not used.
+    """
+    parts = _tiles(rows)
+    elements, blocks = parts.shape[:2]
+    pairs = np.full((elements, 2 * _ceil(blocks, 2), 2048), 8, np.uint8)
+    pairs[:, :blocks] = parts.reshape(elements, blocks, 2048).view(np.uint8) + np.uint8(8)
+    out = aligned((elements * _ceil(blocks, 2) + 1, 2048), np.uint8)
+    out[:-1] = (pairs[:, 0::2] | pairs[:, 1::2] << 4).reshape(-1, 2048)
+    return out
+
+
+def _terms(x: np.ndarray, h: np.ndarray, nibbles: bool) -> np.ndarray:
+    """What the kernels' sums over each row have too much: int32 [H, 8], x part of the four gates, then h part.
+
+    x, h : blocks; 7 * sum u1 of nibbles, 128 * sum w of bytes
+    """
+    parts = [7 * (part & 15).sum(axis=(1, 3), dtype=np.int32) if nibbles
+             else 128 * part.view(np.int8).sum(axis=(1, 3), dtype=np.int32) for part in (x, h)]  # fmt: skip
+    out = aligned((len(x), 8), np.int32)
+    out[...] = np.concatenate(parts, axis=1)
     return out
 
 
@@ -83,15 +118,15 @@ def _largest_sum(weights: Weights, formats: Formats) -> int:
 
 
 def _padded(array: np.ndarray, kind: Any) -> np.ndarray:
-    """The last axis filled up with zeros to a multiple of eight."""
+    """The last axis filled up with zeros to a multiple of `ELEMENTS`."""
     size = array.shape[-1]
-    out = aligned((*array.shape[:-1], 8 * _ceil(size, 8)), kind)
+    out = aligned((*array.shape[:-1], ELEMENTS * _ceil(size, ELEMENTS)), kind)
     out[..., :size] = array
     return out
 
 
 class FastDirection:
-    """Arguments of `fxp.kernels.fast` for one direction of a layer.
+    """Arguments of the vector kernels (`fxp.kernels.group`) for one direction of a layer.
 
     The kernels get addresses: keep this object while they run.
 
@@ -103,29 +138,44 @@ class FastDirection:
     profile : str
     spare : list
         Workspaces of earlier calls (`fxp.fast`) that are not in use.
+
+    Parameters
+    ----------
+    tiles : bool
+        Also pack for AMX; then the rows that vectors read are of the h part only.
     """
 
-    def __init__(self, weights: Weights, unit: Any, formats: Formats):
+    def __init__(self, weights: Weights, unit: Any, formats: Formats, tiles: bool = False):
         hidden, _, inputs = weights.x_high.shape
         output = weights.h_high.shape[2]
         nibbles = formats.low <= 4
         pack = _nibble_blocks if nibbles else _byte_blocks
-        low = [pack(weights.x_low), pack(weights.h_low)]
+        in_rows = 0 if tiles else inputs
+        high = _byte_blocks(weights.x_high[..., :in_rows]), _byte_blocks(weights.h_high)
+        low = pack(weights.x_low[..., :in_rows]), pack(weights.h_low)
+        in_tiles: tuple[np.ndarray, ...] = (np.zeros(0, np.int8),) * 4
+        if tiles:
+            low_tiles = _nibble_tiles if nibbles else _tiles
+            in_tiles = (
+                _tiles(weights.x_high), low_tiles(weights.x_low), _tiles(weights.h_high), low_tiles(weights.h_low)
+            )  # fmt: skip
         quads = np.zeros((_ceil(len(weights.projection), 4), 4, hidden), np.int8)
         quads.reshape(-1, hidden)[: len(weights.projection)] = weights.projection
         overflow = 0
         if _largest_sum(weights, formats) >= 2 ** (formats.accumulator_bits - 1):
             overflow = 2 if formats.overflow == "clamp" else 1
         arrays = (
-            _joined(_byte_blocks(weights.x_high), _byte_blocks(weights.h_high)),
+            _joined(*high),
             _joined(*low),
-            _low_terms(low) if nibbles else np.zeros((0, 8), np.int32),
+            _terms(*high, nibbles=False),
+            _terms(*low, nibbles=nibbles),
+            *in_tiles,
             _byte_blocks(quads).copy(),
         )
         self.rows = Rows(
             *(array.ctypes.data for array in arrays),
             hidden, output, inputs, arrays[0].shape[1], arrays[1].shape[1],
-            _ceil(inputs, 16), _ceil(output, 16), _ceil(inputs, 32), _ceil(output, 32),
+            _ceil(in_rows, 16), _ceil(output, 16), _ceil(in_rows, 32), _ceil(output, 32),
             _ceil(inputs, 64), _ceil(output, 64),
             int(nibbles), int(len(weights.projection) > 0), overflow,
             formats.accumulator_bits, formats.shift, formats.low_top,

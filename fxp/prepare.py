@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 
@@ -80,11 +80,13 @@ class PreparedDirection:
             formats.shift, formats.top, formats.low_top, formats.accumulator_bits, formats.overflow == "clamp"
         )
         self._formats = formats
+        self._fast: dict[bool, FastDirection] = {}
 
-    @cached_property
-    def fast(self) -> FastDirection:
-        """Arguments of the AVX2 kernels, packed when first used."""
-        return FastDirection(self.weights, self.unit, self._formats)
+    def fast(self, tiles: bool) -> FastDirection:
+        """Arguments of the vector kernels, or of those with tiles, packed when first used."""
+        if tiles not in self._fast:
+            self._fast[tiles] = FastDirection(self.weights, self.unit, self._formats, tiles)
+        return self._fast[tiles]
 
 
 def _row_constants(

@@ -19,8 +19,9 @@ import fxp
 import traces
 from accel import reference as accel_reference
 from accel.reference import twin
+from fxp import instructions
 
-ENGINES = ("portable", "fast")
+ENGINES = ("portable", *instructions.supported())
 RECORD = ("plan", "cell", "hidden", "accumulators")
 WIDTHS = ((8, 4), (8, 8), (7, 3), (6, 2), (5, 4), (8, 2), (2, 2), (4, 3))
 CONTROLLERS = ("high", "low", "random", "peak", "peak shares", "delta", "delta absolute", "schedule", "foreseen")
@@ -504,7 +505,7 @@ def test_stream_in_pieces_with_changing_engines(controller, profile):
     case = replace(BATCH, controller=controller, profile=profile, lengths=(15, 15, 15), accumulator_bits=12)
     network, inputs = make_network(case), make_inputs(case)
     whole = emulate(case, "portable")
-    for order in (("portable",), ("fast",), ("reference", "fast", "portable"), ("fast", "reference")):
+    for order in (("portable",), *((name,) for name in ENGINES[1:]), ("reference", "fast", "portable"), ENGINES[::-1]):
         state, cuts = None, [0, 1, 2, 7, 13, 15]
         low, overflows = 0, 0
         for piece, (start, stop) in enumerate(itertools.pairwise(cuts)):
@@ -647,7 +648,7 @@ def test_pieces_of_long_sequences_change_nothing(monkeypatch, limit, controller,
         monkeypatch.setattr(spill, "LIMIT", limit)
         for steps in (1, 3, 8):
             monkeypatch.setattr(emulator, "STEPS", steps)
-            for engine in ("fast", "portable"):
+            for engine in ENGINES:
                 same_runs(whole, emulate(case, engine))
         monkeypatch.undo()
 

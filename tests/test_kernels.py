@@ -1,4 +1,4 @@
-"""The AVX2 kernels: exact against NumPy's integers, the same bits as the portable ones, alone and in groups; their cache and switch."""
+"""The vector kernels: exact against NumPy's integers, the same bits as the portable ones, alone and in groups; their cache and switch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import engines, fast
+from fxp import engines, fast, instructions
 from fxp.kernels import build
 
 RECORD = ("plan", "cell", "hidden", "accumulators")
-needs_avx2 = pytest.mark.skipif(not fast.available(), reason="needs AVX2")
+SETS = instructions.supported()
+needs_vectors = pytest.mark.skipif(not SETS, reason="needs AVX2")
+every_set = pytest.mark.parametrize("instruction_set", SETS)
 
 
 def network(
@@ -101,15 +103,15 @@ def low_of(index: np.ndarray, high: int, low: int) -> np.ndarray:
     return np.minimum((index + (1 << shift >> 1)) >> shift, 2 ** (low - 1) - 1)
 
 
-@needs_avx2
+@every_set
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("kind", ["uniform", "extreme"])
 @pytest.mark.parametrize("inputs", [*range(1, 71), 127, 128, 129, 255, 256, 257, 319, 320, 321, 20000])
-def test_sums_are_exact(inputs, kind, share):
+def test_sums_are_exact(inputs, kind, share, instruction_set):
     """The x part of every gate against 64-bit integers; the largest sums there are where everything has one sign."""
     net = network(inputs, 3, kind)
     x = indices(kind, (3, inputs), 127)
-    run = fxp.emulate(net, [x], accel.Random(share, 1), engine="fast", record=RECORD)
+    run = fxp.emulate(net, [x], accel.Random(share, 1), engine=instruction_set, record=RECORD)
     layer, index = net.layers[0], x.astype(np.int64)
     weight = layer.wx_index[0].astype(np.int64)
     low_weight = (weight >> 4) + layer.wx_offset[0]
@@ -118,21 +120,46 @@ def test_sums_are_exact(inputs, kind, share):
     assert (run.layers[0].accumulators(0)[:, 0] == expected).all()
 
 
-@needs_avx2
+@every_set
+@pytest.mark.parametrize("hidden", [1, 2, 3, 4, 5, 15, 16, 17, 33, 64, 127, 130, 192, 200])
+@pytest.mark.parametrize("kind", ["uniform", "extreme"])
+def test_recurrent_sums_are_exact(hidden, kind, instruction_set):
+    """Both parts of every gate, of a sequence alone and of sequences in a group, against 64-bit integers."""
+    net = network(5, hidden, kind)
+    layer = net.layers[0]
+    x = [indices("uniform", (steps, 5), 127) for steps in (4, 3, 1, 4, 2)]
+    weights = [getattr(layer, name)[0].astype(np.int64) for name in ("wx_index", "wh_index")]
+    low_weights = [
+        (w >> 4) + offset[0] for w, offset in zip(weights, (layer.wx_offset, layer.wh_offset), strict=True)
+    ]
+    for batch in (x[:1], x, x * 4):
+        run = fxp.emulate(net, batch, accel.Random(0.5, 1), engine=instruction_set, record=RECORD)
+        for n, features in enumerate(batch):
+            made = run.layers[0]
+            h = np.concatenate([np.zeros((1, hidden), np.int64), made.hidden(n)[:-1].astype(np.int64)])
+            mask = np.tile(made.low(n), 4)
+            for part, values in enumerate((features.astype(np.int64), h)):
+                low = low_of(values, 8, 4) @ low_weights[part].T
+                expected = np.where(mask, low, values @ weights[part].T)
+                assert (made.accumulators(n)[:, part] == expected).all()
+
+
+@every_set
 @pytest.mark.parametrize("weight", [-8, 7])
 @pytest.mark.parametrize("value", [-127, 127, 0])
-def test_nibbles_at_their_ends(weight, value):
+@pytest.mark.parametrize("count", [1, 5])
+def test_nibbles_at_their_ends(weight, value, count, instruction_set):
     """Every low weight -8 or 7 against every low activation -8, 7 or 0: the largest partial sums of 16 bits."""
     net = network(1000, 2)
     layer = net.layers[0]
     layer.wx_index[:] = -127 if weight < 0 else 127
     layer.wx_offset[:] = 0
     x = np.full((2, 1000), value, np.float32)
-    run = fxp.emulate(net, [x], accel.Static(4), engine="fast", record=RECORD)
-    assert (run.layers[0].accumulators(0)[:, 0] == 1000 * weight * {-127: -8, 127: 7, 0: 0}[value]).all()
+    run = fxp.emulate(net, [x] * count, accel.Static(4), engine=instruction_set, record=RECORD)
+    assert (run.layers[0].accumulators(count - 1)[:, 0] == 1000 * weight * {-127: -8, 127: 7, 0: 0}[value]).all()
 
 
-@needs_avx2
+@needs_vectors
 @pytest.mark.parametrize("profile", ["float32", "fixed"])
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 70])
 def test_portable_gives_the_same_bits(profile, size):
@@ -143,29 +170,32 @@ def test_portable_gives_the_same_bits(profile, size):
         )  # fmt: skip
         x = [indices("uniform", (steps, 71 - size), 127) for steps in (9, 1, 4, 9, 5)]
         for controller in (accel.Random(0.5, 3), accel.Peak(0.1, 2, 3, 2), accel.Delta(0.05)):
-            runs = [fxp.emulate(net, x, controller, engine=name, record=RECORD) for name in ("portable", "fast")]
-            same(*runs)
+            runs = [fxp.emulate(net, x, controller, engine=name, record=RECORD) for name in ("portable", *SETS)]
+            for run in runs[1:]:
+                same(runs[0], run)
             assert (runs[0].overflows > 0) == (bits < 32) or size < 9
 
 
-@needs_avx2
+@needs_vectors
 @pytest.mark.parametrize("profile", ["float32", "fixed"])
 @pytest.mark.parametrize("widths", [(8, 8), (8, 7), (8, 5), (7, 6), (8, 3), (6, 2), (4, 4), (2, 2)])
 def test_every_pair_of_widths(profile, widths):
     net = network(37, 21, high=widths[0], low=widths[1], profile=profile)
     x = [indices("uniform", (steps, 37), 2 ** (widths[0] - 1) - 1) for steps in (6, 3, 6)]
-    runs = [fxp.emulate(net, x, accel.Random(0.5), engine=name, record=RECORD) for name in ("portable", "fast")]
-    same(*runs)
+    runs = [fxp.emulate(net, x, accel.Random(0.5), engine=name, record=RECORD) for name in ("portable", *SETS)]
+    for run in runs[1:]:
+        same(runs[0], run)
 
 
-@needs_avx2
-def test_grouping_changes_nothing(monkeypatch):
+@every_set
+def test_grouping_changes_nothing(monkeypatch, instruction_set):
     net = network(40, 24)
-    x = [indices("uniform", (steps, 40), 127) for steps in (5, 11, 1, 8, 8, 3, 11)]
+    x = [indices("uniform", (steps, 40), 127) for steps in (5, 11, 1, 8, 8, 3, 71)]
     runs = []
     for size in (1, 2, 3, 16):
-        monkeypatch.setattr(fast.FastEngine, "group_size", size)
-        runs += [fxp.emulate(net, x, accel.Peak(0.1, 2, 3, 2), threads=threads, record=RECORD) for threads in (1, 2)]
+        monkeypatch.setattr(fast.ENGINES[instruction_set], "group_size", size)
+        options = {"engine": instruction_set, "record": RECORD}
+        runs += [fxp.emulate(net, x, accel.Peak(0.1, 2, 3, 2), threads=threads, **options) for threads in (1, 2)]
     for run in runs[1:]:
         same(runs[0], run)
 
@@ -203,29 +233,50 @@ def test_edited_helper_is_compiled_again(tmp_path):
 def test_switch(monkeypatch):
     net = network(5, 4)
     monkeypatch.setenv("FXP_PORTABLE", "1")
-    assert not fast.available()
+    assert instructions.best() is None
     assert type(engines.make("fast", net)) is engines.CompiledEngine
     monkeypatch.setenv("FXP_PORTABLE", "0")
-    assert isinstance(engines.make("fast", net), fast.FastEngine) == fast.available()
+    assert instructions.best() == (SETS[0] if SETS else None)
+    assert type(engines.make("fast", net)) is (fast.ENGINES[SETS[0]] if SETS else engines.CompiledEngine)
     assert type(engines.make("portable", net)) is engines.CompiledEngine
+    for name in SETS:
+        assert type(engines.make(name, net)) is fast.ENGINES[name]
+
+
+def test_engine_that_the_machine_lacks(monkeypatch):
+    monkeypatch.setattr(instructions, "supported", lambda: ("avx2",))
+    with pytest.raises(traces.InputError, match=r"'amx': this machine lacks its instructions; .* reference, avx2$"):
+        fxp.emulate(network(5, 4), [indices("uniform", (2, 5), 127)], engine="amx")
+
+
+VNNI = "+avx2,+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512vnni"
 
 
 @pytest.mark.parametrize(
     ("machine", "expected"),
     [
-        (("x86_64-unknown-linux-gnu", "znver3", "+avx,+avx2,+fma"), True),
-        (("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2,-avx2"), False),
-        (("x86_64-unknown-linux-gnu", "generic", ""), False),
-        (("aarch64-unknown-linux-gnu", "generic", "+neon"), False),
+        (("x86_64-unknown-linux-gnu", "sapphirerapids", f"{VNNI},+amx-tile,+amx-int8"), ("amx", "vnni", "avx2")),
+        (("x86_64-unknown-linux-gnu", "znver4", f"{VNNI},-amx-tile"), ("vnni", "avx2")),
+        (("x86_64-unknown-linux-gnu", "skylake-avx512", VNNI.replace("+avx512vnni", "-avx512vnni")), ("avx2",)),
+        (("x86_64-unknown-linux-gnu", "znver3", "+avx,+avx2,+fma"), ("avx2",)),
+        (("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2,-avx2"), ()),
+        (("x86_64-unknown-linux-gnu", "generic", ""), ()),
+        (("aarch64-unknown-linux-gnu", "generic", "+neon"), ()),
     ],
 )
-def test_features_decide(monkeypatch, machine, expected):
-    monkeypatch.delenv("FXP_PORTABLE", raising=False)
-    monkeypatch.setattr(fast, "machine", lambda: machine)
-    assert fast.available() is expected
+def test_features_decide(machine, expected):
+    assert instructions.having(*machine) == expected
 
 
-@needs_avx2
+@pytest.mark.parametrize("granted", [True, False])
+def test_tiles_have_to_be_granted(monkeypatch, granted):
+    machine = ("x86_64-unknown-linux-gnu", "sapphirerapids", f"{VNNI},+amx-tile,+amx-int8")
+    monkeypatch.setattr(instructions, "machine", lambda: machine)
+    monkeypatch.setattr(instructions, "_tiles_granted", lambda: granted)
+    assert instructions.supported.__wrapped__() == (("amx", "vnni", "avx2") if granted else ("vnni", "avx2"))
+
+
+@needs_vectors
 def test_workspaces_are_kept_and_leave_nothing_behind():
     """Calls of different sizes on one network in turns give what each gives on a network of its own, as do copies."""
     net = network(20, 13, projection=7)
@@ -235,17 +286,19 @@ def test_workspaces_are_kept_and_leave_nothing_behind():
         fresh = fxp.emulate(network(20, 13, projection=7), batch, accel.Random(0.5, 1), record=RECORD)
         for used in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
             same(fresh, fxp.emulate(used, batch, accel.Random(0.5, 1), record=RECORD))
-    assert len(net.prepared[0].directions[0].fast.spare) == 1
+    tiles = fast.kernels(SETS[0]).TILES
+    assert len(net.prepared[0].directions[0].fast(tiles).spare) == 1
 
 
 # The measurements
 
 
-@needs_avx2
-def test_products_alone_are_those_of_the_time_loop():
+@every_set
+@pytest.mark.parametrize("count", [1, 3])
+def test_products_alone_are_those_of_the_time_loop(count, instruction_set):
     net = network(40, 24)
-    low = np.random.default_rng(0).random((3, 24)) < 0.5
-    workspace = fast.accumulation(net, low, 2)()
+    low = np.random.default_rng(0).random((count, 24)) < 0.5
+    workspace = fast.accumulation(net, low, 2, instruction_set)()
     layer, size = net.layers[0], 24
     for g, job in enumerate(workspace.jobs):
         x, h, sums = job.x[0].astype(np.int64), job.state.h.astype(np.int64), workspace.sums[g, :size]
@@ -256,7 +309,7 @@ def test_products_alone_are_those_of_the_time_loop():
             assert (expected == sums[:, part : part + 4].T).all()
 
 
-@needs_avx2
+@needs_vectors
 def test_bench_measures_every_case(monkeypatch, capsys):
     from fxp import benchmark
     from fxp.cli import main

@@ -17,7 +17,7 @@ from traces import InputError
 
 Model = Annotated[Path, typer.Argument(help="Model file.")]
 DataPath = Annotated[Path, typer.Argument(help="Data file (HDF5, .npy or .npz).")]
-Engine = Annotated[str, typer.Option(help="fast, portable or reference: the same bits.")]
+Engine = Annotated[str, typer.Option(help="fast, portable, reference, or kernels: amx, vnni, avx2. The same bits.")]
 Metric = Annotated[
     str | None,
     typer.Option(help="Built-in metric, or your own (its code is run): file.py:Name, module:Name, entry point."),

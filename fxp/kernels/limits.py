@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxp.kernels import rows, vector
+from fxp.kernels import rows, tiles, vector, vector512
 from fxp.kernels.build import inlined, kernel
 from fxp.kernels.vector import add32, both, either, load, maddwd
 
@@ -35,7 +35,6 @@ def read(place, size, rounds, out):
             a, b = either(a, load(place + n)), either(b, load(place + n + 32))
             c, d = either(c, load(place + n + 64)), either(d, load(place + n + 96))
     vector.store(out, either(either(a, b), either(c, d)))
-
 
 
 @inlined
@@ -80,3 +79,36 @@ def multiply_nibbles(rounds, out):
         i, j = nibble_product(i, second, crossed), nibble_product(j, second, crossed)
     first = either(either(either(a, b), either(c, d)), either(either(e, f), either(g, h)))
     vector.store(out, either(first, either(i, j)))
+
+
+@kernel
+def multiply_dots(rounds, out):
+    """10 x 64 products a round by `vpdpbusd`."""
+    x, dot = vector512.nibbles(), vector512.dot
+    a, b, c, d, e = x, x, x, x, x
+    f, g, h, i, j = x, x, x, x, x
+    for _ in range(rounds):
+        a, b, c, d, e = dot(a, x, a), dot(b, x, b), dot(c, x, c), dot(d, x, d), dot(e, x, e)
+        f, g, h, i, j = dot(f, x, f), dot(g, x, g), dot(h, x, h), dot(i, x, i), dot(j, x, j)
+    total = vector512.add32
+    vector512.store(out, total(total(total(a, b), total(c, d)), total(total(total(e, f), total(g, h)), total(i, j))))
+
+
+@kernel
+def multiply_tiles(rounds, configuration):
+    """4 x 16 x 16 x 64 products a round by `tdpbssd`, from registers."""
+    tiles.configure(configuration)
+    tiles.load_4(configuration, 0)
+    tiles.load_5(configuration, 0)
+    tiles.load_6(configuration, 0)
+    tiles.load_7(configuration, 0)
+    tiles.zero_0()
+    tiles.zero_1()
+    tiles.zero_2()
+    tiles.zero_3()
+    for _ in range(rounds):
+        tiles.add_0_45()
+        tiles.add_1_46()
+        tiles.add_2_47()
+        tiles.add_3_45()
+    tiles.release()

@@ -41,7 +41,12 @@ class Rows(NamedTuple):
 
     high: int  # uint8, all elements
     low: int  # uint8, all elements
-    low_terms: int  # int32 [H, 8]: 7 * sum u1 of the x and h rows (nibbles)
+    high_terms: int  # int32 [H, 8]: 128 * sum w of the x rows of the four gates, then of the h rows
+    low_terms: int  # the same of rows of bytes, or 7 * sum u1 of rows of nibbles
+    x_tiles: int  # int8, as `fxp.kernels.amx` reads them; 0 elsewhere
+    low_x_tiles: int
+    h_tiles: int
+    low_h_tiles: int
     projection: int  # uint8, four rows a block
     hidden: int
     output: int

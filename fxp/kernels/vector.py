@@ -82,6 +82,8 @@ def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any
             return intrinsic(lambda typing, a, b, c, d: signature())
         case 5:
             return intrinsic(lambda typing, a, b, c, d, e: signature())
+        case 10:
+            return intrinsic(lambda typing, a, b, c, d, e, f, g, h, i, j: signature())
     raise TypeError(f"{len(arguments)} arguments")
 
 
@@ -153,6 +155,11 @@ load_shorts = operation(_load_shorts, words, types.int64)  # 8 x int16, widened
 load_long = operation(_load(LONG), types.int64, types.int64)
 store = operation(_store, types.void, types.int64, words)
 store_reals = operation(_store, types.void, types.int64, reals)
+store_last = operation(
+    lambda b, place, v: _store(b, place, _shuffle(b, v, _undefined(WORDS), [4, 5, 6, 7])), types.void, types.int64, words
+)
+"""The last half, 16 bytes."""
+
 store_long = operation(_store, types.void, types.int64, types.int64)
 store_byte = operation(lambda b, place, v: _store(b, place, b.trunc(v, BYTE)), types.void, types.int64, types.int64)
 store_bytes = operation(

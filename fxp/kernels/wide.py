@@ -73,23 +73,31 @@ def peephole(place, z, c):
     return z + load_reals(place) * c
 
 
-@helper
-def unit_float(constants, hidden, size, sums, flags, z, c, m, top):
-    """Cell state, and output indices (before a projection), of all elements of a sequence.
+@inlined
+def gates_float(constants, hidden, size, sums, flags, z):
+    """Pre-activations of all elements of a sequence, without peepholes, in rows i, f, o and g of z.
 
-    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], c float32 [H], m int8 [H] (written), z: workspace of
-    four words an element: i, f, o and g. In passes, so that the long chains of several vectors overlap.
+    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], z: workspace of four words an element
     """
     row = 4 * size
-    o, g = z + 2 * row, z + 3 * row
     for k in range(0, hidden, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
         place = z + 4 * k
         vector.store_reals(place, preactivation(constants, low, 4 * k, 4 * row, s[0], s[4]))
         vector.store_reals(place + row, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
-        vector.store_reals(g + 4 * k, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
-        vector.store_reals(o + 4 * k, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+        vector.store_reals(place + 3 * row, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
+        vector.store_reals(place + 2 * row, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+
+
+@helper
+def states_float(constants, size, z, c, m, top):
+    """Cell states float32 [H] and output indices m int8 [H] (before a projection) from the pre-activations of a sequence.
+
+    In passes, so that the long chains of several vectors overlap.
+    """
+    row = 4 * size
+    o, g = z + 2 * row, z + 3 * row
     if constants.peephole:
         for n in range(0, row, 32):
             place, before = constants.peephole + n, load_reals(c + n)
@@ -199,7 +207,7 @@ def to_index_fixed(v, first, last, top):
 
 @helper
 def unit_fixed(constants, hidden, size, shift, sums, flags, z, c, m, top):
-    """`unit_float` in the `fixed` profile; c int16 [H]."""
+    """`gates_float` and `states_float` in the `fixed` profile; c int16 [H]."""
     table, row = constants.table, 4 * size
     scale = vector.spread_double(constants.first)
     raised = np.int32((1 << (2 * shift)) - 1)

@@ -1,7 +1,9 @@
-"""The time loop with AVX2: a group of sequences in lock-step through one direction of one layer.
+"""The time loop of the vector kernels: a group of sequences in lock-step through one direction of one layer.
 
 The sequences decide on their own; each row is fetched once for all of a group that want it at that precision. Their results do
 not depend on the grouping. Sequences are in the order of falling length; rows of all arrays per step are concatenated.
+
+How a step's products are formed is left to one module for each instruction set (`fxp.kernels.avx2`, `fxp.kernels.vnni`).
 """
 
 from __future__ import annotations
@@ -50,6 +52,19 @@ class Group(NamedTuple):
     m_activations: int  # uint8 [bytes]
     m_sums: int  # int32 [R + 8]
     tally: int  # int64 [G, 2]: low element-steps, overflows; added to
+    ahead: int  # steps whose x parts are formed at once (tiles only, as what follows)
+    alone: int  # 1: there is but one sequence
+    wanted: int  # precisions that any step asks for, as `fxp.kernels.amx` names them
+    wide: int  # bytes of a column of sums: 16 H, filled up
+    x_reach: int  # bytes from the sums of high precision to those of low precision
+    h_reach: int
+    x_high: int  # int8 [columns, 64 * pairs]
+    x_low: int
+    h_low: int  # int8 [G, 64 * pairs]
+    x_sums: int  # int32 [2, columns, wide / 4]: high and low precision
+    h_sums: int  # int32 [2, G, wide / 4]
+    ring: int  # int8 [8, 2048]: low weights that have been unpacked
+    configuration: int  # of the tiles
 
 
 class Record(NamedTuple):
@@ -78,20 +93,6 @@ def recorded(x, hidden, plan, cell, accumulators):
         x.ctypes.data, hidden.ctypes.data, plan.ctypes.data, cell.ctypes.data if cell.shape[0] else 0,
         accumulators.ctypes.data if accumulators.shape[0] else 0,
     )  # fmt: skip
-
-
-@helper
-def prepare_step(shape, x, group, g):
-    """Activations of one sequence's step at both precisions; x: address of its features."""
-    vector.copy(group.source, x, shape.inputs)
-    high = group.activations + g * group.reach + 64
-    low = group.low_activations + g * group.low_reach + 64
-    low_bytes = 64 if shape.nibbles else 128
-    x_sums = rows.expand(group.source, shape.x_pairs, high, low, shape)
-    h = group.h + 64 * g * shape.h_pairs
-    h_sums = rows.expand(h, shape.h_pairs, high + 128 * shape.x_pairs, low + low_bytes * shape.x_pairs, shape)
-    vector.store(high - 32, vector.halves(np.int32(x_sums[0]), np.int32(h_sums[0])))
-    vector.store(low - 32, vector.halves(np.int32(x_sums[1]), np.int32(h_sums[1])))
 
 
 @inlined
@@ -136,150 +137,6 @@ def split(flags, hidden, high, low, table):
     padded(high, high_count)
     padded(low, low_count)
     return high_count, low_count
-
-
-@inlined
-def accumulate_one(shape, group, g, overflows):
-    """All accumulators of one sequence: first the high elements, then the low ones."""
-    order = group.order
-    low_order = order + 4 * (group.size + 16)
-    high_count, low_count = split(group.low + g * group.size, shape.hidden, order, low_order, group.table)
-    v = group.activations + g * group.reach + 64
-    out = group.sums + 32 * g * group.size
-    byte_elements(shape, order, high_count, shape.high, shape.high_stride, v, out, overflows)
-    v = group.low_activations + g * group.low_reach + 64
-    if shape.nibbles:
-        nibble_elements(shape, low_order, low_count, v, out, overflows)
-    else:
-        byte_elements(shape, low_order, low_count, shape.low, shape.low_stride, v, out, overflows)
-
-
-@helper
-def byte_elements(shape, order, count, base, stride, v, out, overflows):
-    """One sequence's elements in a padded list, two by two, from rows of bytes at address base."""
-    k, j = vector.load_word(order), vector.load_word(order + 4)
-    for n in range(0, count, 2):
-        next_k, next_j = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        one, two = rows.high_pair(
-            base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
-        )
-        vector.store(out + 32 * k, rows.settled(one, shape, overflows))
-        if k != j:
-            vector.store(out + 32 * j, rows.settled(two, shape, overflows))
-        k, j = next_k, next_j
-
-
-@helper
-def nibble_elements(shape, order, count, v, out, overflows):
-    """The same from rows of nibbles."""
-    base, stride = shape.low, shape.low_stride
-    k, j = vector.load_word(order), vector.load_word(order + 4)
-    for n in range(0, count, 2):
-        next_k, next_j = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        one, two = rows.low_pair(
-            base + k * stride, base + j * stride, v, (next_k - k) * stride, (next_j - j) * stride, shape
-        )
-        one = rows.from_nibbles(one, shape.low_terms + 32 * k, v)
-        vector.store(out + 32 * k, rows.settled(one, shape, overflows))
-        if k != j:
-            two = rows.from_nibbles(two, shape.low_terms + 32 * j, v)
-            vector.store(out + 32 * j, rows.settled(two, shape, overflows))
-        k, j = next_k, next_j
-
-
-@inlined
-def settle(total, shape, group, place, overflows, g):
-    vector.store(place + 32 * g * group.size, rows.settled(total, shape, overflows + 16 * g))
-
-
-@inlined
-def settle_bytes(total, v, shape, group, place, overflows, g):
-    settle(add32(total, load(v - 32)), shape, group, place, overflows, g)
-
-
-@helper
-def byte_element(shape, group, w, v, reach, place, overflows, start, stop):
-    """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
-    order = group.order
-    x_blocks, h_blocks, h_start = shape.x_bytes, shape.h_bytes, 128 * shape.x_pairs
-    n = start
-    while stop - n >= 4:
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        at_a, at_b, at_c, at_d = v + a * reach, v + b * reach, v + c * reach, v + d * reach
-        one, two, three, four = rows.element_of_four(
-            rows.bytes_of_four, w, at_a, at_b, at_c, at_d, x_blocks, h_blocks, h_start
-        )
-        settle_bytes(one, at_a, shape, group, place, overflows, a)
-        settle_bytes(two, at_b, shape, group, place, overflows, b)
-        settle_bytes(three, at_c, shape, group, place, overflows, c)
-        settle_bytes(four, at_d, shape, group, place, overflows, d)
-        n += 4
-    if stop - n >= 2:
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        at_a, at_b = v + a * reach, v + b * reach
-        one, two = rows.element_of_two(rows.bytes_of_two, w, at_a, at_b, x_blocks, h_blocks, h_start)
-        settle_bytes(one, at_a, shape, group, place, overflows, a)
-        settle_bytes(two, at_b, shape, group, place, overflows, b)
-        n += 2
-    if n < stop:
-        a = vector.load_word(order + 4 * n)
-        at_a = v + a * reach
-        one = rows.element_of_one(rows.bytes_of_one, w, at_a, x_blocks, h_blocks, h_start)
-        settle_bytes(one, at_a, shape, group, place, overflows, a)
-
-
-@inlined
-def settle_nibbles(total, v, terms, shape, group, place, overflows, g):
-    settle(rows.from_nibbles(total, terms, v), shape, group, place, overflows, g)
-
-
-@helper
-def nibble_element(shape, group, w, v, reach, terms, place, overflows, start, stop):
-    """The same for nibble rows."""
-    order = group.order
-    x_blocks, h_blocks, h_start = shape.x_nibbles, shape.h_nibbles, 64 * shape.x_pairs
-    n = start
-    while stop - n >= 4:
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        at_a, at_b, at_c, at_d = v + a * reach, v + b * reach, v + c * reach, v + d * reach
-        one, two, three, four = rows.element_of_four(
-            rows.nibbles_of_four, w, at_a, at_b, at_c, at_d, x_blocks, h_blocks, h_start
-        )
-        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
-        settle_nibbles(two, at_b, terms, shape, group, place, overflows, b)
-        settle_nibbles(three, at_c, terms, shape, group, place, overflows, c)
-        settle_nibbles(four, at_d, terms, shape, group, place, overflows, d)
-        n += 4
-    if stop - n >= 2:
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        at_a, at_b = v + a * reach, v + b * reach
-        one, two = rows.element_of_two(rows.nibbles_of_two, w, at_a, at_b, x_blocks, h_blocks, h_start)
-        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
-        settle_nibbles(two, at_b, terms, shape, group, place, overflows, b)
-        n += 2
-    if n < stop:
-        a = vector.load_word(order + 4 * n)
-        at_a = v + a * reach
-        one = rows.element_of_one(rows.nibbles_of_one, w, at_a, x_blocks, h_blocks, h_start)
-        settle_nibbles(one, at_a, terms, shape, group, place, overflows, a)
-
-
-@inlined
-def accumulate(shape, group, active, overflows):
-    """All accumulators of the first `active` sequences; overflows: address of the first one's count, 16 bytes apart."""
-    v = group.activations + 64
-    low_v, reach, low_reach = group.low_activations + 64, group.reach, group.low_reach
-    for k in range(shape.hidden):
-        first = partition(group.low + k, group.size, active, group.order)
-        place = group.sums + 32 * k
-        byte_element(shape, group, shape.high + k * shape.high_stride, v, reach, place, overflows, 0, first)
-        if shape.nibbles:
-            w, terms = shape.low + k * shape.low_stride, shape.low_terms + 32 * k
-            nibble_element(shape, group, w, low_v, low_reach, terms, place, overflows, first, active)
-        else:
-            byte_element(shape, group, shape.low + k * shape.low_stride, low_v, low_reach, place, overflows, first, active)
 
 
 @helper
@@ -343,31 +200,24 @@ def enter(shape, controls, group, g, x):
 
 
 @inlined
-def accumulate_step(shape, backward, t, active, controls, group, record):
-    for g in range(active):
-        x = record.x + row_of(group, g, backward, t) * shape.inputs
-        if controls.kind == control.FORESEEN:
-            enter(shape, controls, group, g, x)
-        prepare_step(shape, x, group, g)
-    if active == 1:
-        accumulate_one(shape, group, 0, group.tally + 8)
-    else:
-        accumulate(shape, group, active, group.tally + 8)
+def enter_all(shape, backward, t, active, controls, group, record):
+    """Masks of a step that decides itself."""
+    if controls.kind == control.FORESEEN:
+        for g in range(active):
+            enter(shape, controls, group, g, record.x + row_of(group, g, backward, t) * shape.inputs)
 
 
-@kernel
-def accumulate_only(parameters, x, rounds):
-    """The products of one step of all sequences with features x int8 [G, N], `rounds` times, without anything else (for
-    measurements)."""
-    place = parameters.ctypes.data
-    shape, group = load_rows(place), load_group(place + GROUP)
-    for g in range(group.count):
-        prepare_step(shape, x.ctypes.data + g * shape.inputs, group, g)
-    for _ in range(rounds):
-        if group.count == 1:
-            accumulate_one(shape, group, 0, group.tally + 8)
-        else:
-            accumulate(shape, group, group.count, group.tally + 8)
+@inlined
+def summed(shape, group, g, t):
+    """Nothing is left to do where `form` leaves a sequence's accumulators in `group.sums`."""
+
+
+@inlined
+def gates_from_sums(shape, constants, group, g, t, record):
+    """A sequence's pre-activations from its accumulators."""
+    wide.gates_float(
+        constants, shape.hidden, group.size, group.sums + 32 * g * group.size, group.low + g * group.size, group.z
+    )
 
 
 @kernel
@@ -376,9 +226,8 @@ def unit_only(parameters, top, rounds):
     place = parameters.ctypes.data
     shape, constants, group = load_rows(place), load_constants(place + CONSTANTS), load_group(place + GROUP)
     for _ in range(rounds):
-        wide.unit_float(
-            constants, shape.hidden, group.size, group.sums, group.low, group.z, group.c, group.h, np.float32(top)
-        )
+        wide.gates_float(constants, shape.hidden, group.size, group.sums, group.low, group.z)
+        wide.states_float(constants, group.size, group.z, group.c, group.h, np.float32(top))
 
 
 @inlined
@@ -400,11 +249,13 @@ def first_masks(shape, controls, group):
             )  # fmt: skip
 
 
-@kernel
-def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
+@inlined
+def steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
     """Process all rows in the `float32` profile, those of a sequence (time positions) from the last to the first if
     `backward`.
 
+    form : function of an instruction set that forms the sums of a step
+    gates : function of an instruction set that makes pre-activations of a sequence's sums
     parameters : int64 [PARAMETERS], the fields of Rows, Constants, Controls and Group; other arrays: see `Record`
     """
     place = parameters.ctypes.data
@@ -418,11 +269,13 @@ def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
         active = still_active(group, active, t)
         if active == 0:
             break
-        accumulate_step(shape, backward, t, active, controls, group, record)
+        enter_all(shape, backward, t, active, controls, group, record)
+        form(shape, backward, t, active, group, record)
         for g in range(active):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h
-            wide.unit_float(constants, shape.hidden, group.size, group.sums + 32 * g * group.size, low, group.z, c, m, limit)
+            gates(shape, constants, group, g, t, record)
+            wide.states_float(constants, group.size, group.z, c, m, limit)
             if shape.projected:
                 project(shape, group, group.tally + 16 * g + 8)
                 wide.output_float(constants, shape.output, group.m_sums, h, limit)
@@ -440,9 +293,12 @@ def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
         t += 1
 
 
-@kernel
-def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
-    """Process all rows in the `fixed` profile; arguments as for `run_float`."""
+@inlined
+def steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
+    """Process all rows in the `fixed` profile; arguments as for `steps_float`.
+
+    settle : function that brings a sequence's sums into `group.sums`
+    """
     place = parameters.ctypes.data
     shape, constants = load_rows(place), load_constants(place + CONSTANTS)
     controls, group = load_controls(place + CONTROLS), load_group(place + GROUP)
@@ -454,11 +310,13 @@ def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
         active = still_active(group, active, t)
         if active == 0:
             break
-        accumulate_step(shape, backward, t, active, controls, group, record)
+        enter_all(shape, backward, t, active, controls, group, record)
+        form(shape, backward, t, active, group, record)
         for g in range(active):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
             m = group.m if shape.projected else h
             sums = group.sums + 32 * g * group.size
+            settle(shape, group, g, t)
             wide.unit_fixed(constants, shape.hidden, group.size, shape.shift, sums, low, group.z, c, m, limit)
             if shape.projected:
                 project(shape, group, group.tally + 16 * g + 8)

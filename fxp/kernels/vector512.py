@@ -1,0 +1,104 @@
+"""512-bit vectors inside compiled kernels: `lines` (integers; a cache line each), for AVX-512 with VNNI.
+
+As in `fxp.kernels.vector`, memory is reached by address. Only `dot` is an instruction of its own, everything else is plain LLVM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import models, register_model
+
+from fxp.kernels.vector import BYTE, WORD, _instruction, _shuffle, _undefined, operation, pointer_to, words
+
+LINE = ir.VectorType(WORD, 16)
+
+
+class Lines(types.Type):
+    """A vector of integers, kept as 16 x 32 bits."""
+
+    def __init__(self) -> None:
+        super().__init__(name="words512")
+
+
+@register_model(Lines)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, LINE)
+
+
+lines = Lines()
+
+
+def _load(builder: Any, place: Any) -> Any:
+    return builder.load(pointer_to(builder, place, LINE), align=1)
+
+
+def _quarter(builder: Any, place: Any) -> Any:
+    part = builder.load(pointer_to(builder, place, ir.VectorType(WORD, 4)), align=1)
+    return _shuffle(builder, part, _undefined(part.type), [0, 1, 2, 3] * 4)
+
+
+load = operation(_load, lines, types.int64)
+four_times = operation(_quarter, lines, types.int64)
+"""16 bytes at the address, in all four quarters."""
+
+store = operation(
+    lambda b, place, v: b.store(v, pointer_to(b, place, LINE), align=1) and None, types.void, types.int64, lines
+)
+
+zero = operation(lambda b: ir.Constant(LINE, [0] * 16), lines)
+nibbles = operation(lambda b: ir.Constant(LINE, [0x0F0F0F0F] * 16), lines)
+both = operation(lambda b, v, w: b.and_(v, w), lines, lines, lines)
+add32 = operation(lambda b, v, w: b.add(v, w), lines, lines, lines)
+
+
+
+def _from_nibbles(shift: int) -> Any:
+    def generate(builder: Any, v: Any) -> Any:
+        nibbles = builder.and_(builder.lshr(v, ir.Constant(LINE, [shift] * 16)), ir.Constant(LINE, [0x0F0F0F0F] * 16))
+        eight = ir.Constant(ir.VectorType(BYTE, 64), [8] * 64)
+        return builder.bitcast(builder.sub(builder.bitcast(nibbles, eight.type), eight), LINE)
+
+    return operation(generate, lines, lines)
+
+
+first_nibbles, last_nibbles = _from_nibbles(0), _from_nibbles(4)
+"""The lower, or upper, halves of all bytes less 8."""
+
+dot = operation(_instruction("llvm.x86.avx512.vpdpbusd.512", LINE, LINE, LINE, LINE), lines, lines, lines, lines)
+"""The first plus, in each word, four products of uint8 (second) by int8 (third); wraps, never saturates."""
+
+
+def _folded(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Sums of the quarters of four vectors, vector by vector: first those of a, then those of b, c and d."""
+    low, high = [], []
+    for quarter in range(0, 16, 4):
+        low += [quarter, quarter + 16, quarter + 1, quarter + 17]
+        high += [quarter + 2, quarter + 18, quarter + 3, quarter + 19]
+    first = builder.add(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
+    last = builder.add(_shuffle(builder, c, d, low), _shuffle(builder, c, d, high))
+    low, high = [], []
+    for quarter in range(0, 16, 4):
+        low += [quarter, quarter + 1, quarter + 16, quarter + 17]
+        high += [quarter + 2, quarter + 3, quarter + 18, quarter + 19]
+    total = builder.add(_shuffle(builder, first, last, low), _shuffle(builder, first, last, high))
+    return _shuffle(builder, total, _undefined(LINE), [4 * (n % 4) + n // 4 for n in range(16)])
+
+
+folded = operation(_folded, lines, lines, lines, lines, lines)
+
+
+
+def _last_half_from(quarter: int) -> Any:
+    order = [16] * 4 + [4 * quarter + n for n in range(4)]
+    return operation(lambda b, v: _shuffle(b, v, ir.Constant(LINE, [0] * 16), order), words, lines)
+
+
+element_0, element_1, element_2, element_3 = (_last_half_from(n) for n in range(4))
+"""A quarter as the last half of eight words, whose first half is zero."""
+
+first_half = operation(lambda b, v: _shuffle(b, v, _undefined(LINE), list(range(8))), words, lines)
+last_half = operation(lambda b, v: _shuffle(b, v, _undefined(LINE), list(range(8, 16))), words, lines)
