@@ -65,7 +65,8 @@ _RAGGED = (
 
 _LAYER = Group(
     "layers",
-    "A layer. Rows are in gate order i, f, g, o: row gate * H + k belongs to element k.",
+    "A layer, numbered from 0. Rows are in gate order i, f, g, o: row gate * H + k belongs to element k. N of a layer "
+    "above another is D * R of that one; `wp_*` and `m_scale` are there if it is projected.",
     attributes=_SIZES,
     arrays=(
         Array("wx_float", _FLOAT, ("D", "4H", "N"), "weights of the input"),
@@ -109,21 +110,23 @@ _HEAD = Group(
 )
 _TRACE_LAYER = Group(
     "layers",
-    "What one layer did. Rows are time positions in the input, for the backward direction too.",
+    "What one layer did. Rows are time positions in the input, for the backward direction too. Sizes and arithmetic "
+    "are those of the model.",
     attributes=(
         *_SIZES,
         Attribute("peepholes", "flag", "1 if the cell state acts on the gates; 0 if absent", optional=True, since=2),
     ),
     arrays=(
-        Array("plan", _BYTE, ("D", "T", "H/8"), "element k is bit k % 8, from the least significant, of byte "
-              "k // 8; 1 is low precision, spare bits are 0", streamed=True),
+        Array("plan", _BYTE, ("D", "T", "H/8"), "mask that the step at this position used: element k is bit k % 8, "
+              "from the least significant, of byte k // 8; 1 is low precision, spare bits are 0", streamed=True),
         Array("low_count", _LONG, ("D", "S"), "low element-steps of each sequence", unit="element-steps"),
-        Array("overflow_count", _LONG, ("D", "S"), "sums outside the accumulator", unit="sums"),
+        Array("overflow_count", _LONG, ("D", "S"), "sums outside the accumulator, those of the projection too",
+              unit="sums"),
         Array("cell", ("<f4", "<i2"), ("D", "T", "H"), "cell state after the step: float32, or int16 with 11 "
               "fraction bits in the fixed profile", optional=True, streamed=True),
         Array("hidden", _SIGN, ("D", "T", "R"), "index of h after the step", optional=True, streamed=True),
-        Array("accumulators", _INT, ("D", "T", "2", "4H"), "accumulators: x part, h part", optional=True,
-              streamed=True),
+        Array("accumulators", _INT, ("D", "T", "2", "4H"), "accumulators after wrap or clamp, at the precision of the "
+              "step: x part, h part", optional=True, streamed=True),
     ),
     repeated=True,
 )  # fmt: skip
@@ -137,7 +140,7 @@ SCHEMAS = MappingProxyType({
             *_NUMBERS,
             Attribute("granularity", "text", "rows that share a step", choices=("row", "gate", "tensor")),
             _METRIC,
-            Attribute("calibration", "json", "record of the calibration"),
+            Attribute("calibration", "json", "record of the calibration; its key `controller` as in a trace"),
             *_ORIGIN,
         ),
         arrays=(Array("embedding", _FLOAT, ("V", "E"), "row a token; E is N of layer 0", optional=True),),
@@ -166,10 +169,10 @@ SCHEMAS = MappingProxyType({
         "trace",
         "The precision of every element at every step of an emulation.",
         attributes=(
-            Attribute("model_digest", "text", "SHA-256 of the model's content, or empty"),
-            Attribute("data_digest", "text", "SHA-256 of the data's content, or empty"),
-            Attribute("controller", "json", "name of the controller and its parameters"),
-            Attribute("seed", "integer", "seed of the controller, or -1"),
+            Attribute("model_digest", "text", "SHA-256 of the model's content as this package forms it, or empty"),
+            Attribute("data_digest", "text", "SHA-256 of the data's content as this package forms it, or empty"),
+            Attribute("controller", "json", "name of the controller and its parameters (numerics, 7.8)"),
+            Attribute("seed", "integer", "seed of the controller; -1 where it has none (then `controller` tells)"),
             Attribute("package_version", "text", "version of the package that wrote it"),
             *_NUMBERS,
         ),
@@ -182,7 +185,7 @@ SCHEMAS = MappingProxyType({
         attributes=(
             Attribute("machine", "text", "name of the machine"),
             Attribute("baseline", "text", "name of the machine it is compared with", optional=True),
-            Attribute("trace_digest", "text", "SHA-256 of the trace's content, or empty"),
+            Attribute("trace_digest", "text", "SHA-256 of the trace's content as this package forms it, or empty"),
             Attribute("record", "json", "the whole estimate"),
         ),
         arrays=(Array("layer_cycles", _LONG, ("L", "D"), "of each layer and direction", unit="cycles"),),
