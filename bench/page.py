@@ -1,13 +1,13 @@
-"""Makes the tables of `docs/performance.md` from measurements: `python -m bench.page [FOLDER]`.
+"""Makes the tables of `docs/performance.md` from measurements: `python -m bench.page`.
 
-FOLDER holds what `make bench RESULTS=FOLDER` wrote; by default the one whose results the page quotes.
+Each table stands between two comments, the first of which names it and the folder of `bench/results` that holds what
+`make bench RESULTS=bench/results/FOLDER` wrote.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from fxp.benchmark import MIX, OWN, percent
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-FOLDER = Path(__file__).parent / "results" / "epyc-zen3-2-cores"
+RESULTS = Path(__file__).parent / "results"
 RIVALS = ("torch float32", "torch dynamic int8", "ONNX Runtime float32", "ONNX Runtime u8", "ONNX Runtime s8",
           "LiteRT integer LSTM", "Brevitas QuantLSTM")  # fmt: skip
 
@@ -81,10 +81,14 @@ def machine(results: Results) -> str:
     rivals = ", ".join(results.kernels.get("peers", {}).values()) or "no rivals"
     missing = ", ".join(results.kernels.get("missing_peers", {}))
     rivals += f"; not installed: {missing}" if missing else ""
+    instruction = "vpmaddwd" if about["kernels"] == "avx2" else "vpdpbusd"
+    peak = f"Peak of `{instruction}` from registers {limits['peak_gmacs']:.0f} GMAC/s"
+    if "tile_gmacs" in limits:
+        peak += f", of `tdpbssd` (batch 16 and 64 are held against it) {limits['tile_gmacs']:.0f}"
     return (
         f"{about['processor']} ({about['target']}), {about['cores']} cores, {about['system']}, "
         f"Python {about['python']}, NumPy {about['numpy']}, Numba {about['numba']}; {rivals}. {shared}\n"
-        f"Peak of `vpmaddwd` from registers {limits['peak_gmacs']:.0f} GMAC/s; reading (GB/s): {reads}."
+        f"{peak}; reading (GB/s): {reads}."
     )
 
 
@@ -144,12 +148,14 @@ def bounds(results: Results) -> str:
 
 
 def cores(results: Results) -> str:
-    peak, two, threads = (results.kernels[name] for name in ("peaks", "cores", "threads"))
-    text = (
-        f"From registers: {peak['bytes']:.0f} GMAC/s by the instructions of the byte rows, {peak['nibbles']:.0f} by "
-        f"those of the nibble rows."
-    )
-    if two:
+    peak, two, threads = (results.kernels.get(name) for name in ("peaks", "cores", "threads"))
+    text = ""
+    if peak:
+        text = (
+            f"From registers: {peak['bytes']:.0f} GMAC/s by the instructions of the byte rows, {peak['nibbles']:.0f} "
+            f"by those of the nibble rows."
+        )
+    if two and threads:
         text += (
             f" Two processors at once form {two['gain_of_two']:.2f} times as many products from registers as one; two "
             f"threads gain {threads['speedup_of_two']:.2f} over {threads['batch']} sequences of H {threads['hidden']}."
@@ -226,21 +232,25 @@ PARTS: dict[str, Callable[[Results], str]] = {
 }  # fmt: skip
 
 
-def filled(page: str, results: Results) -> str:
+def filled(page: str) -> str:
     """The page with what stands between its markers made anew."""
-    for name, make in PARTS.items():
-        pattern = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.S)
-        page, count = pattern.subn(lambda match, made=make: f"{match[1]}{made(results)}\n{match[2]}", page)
-        if count != 1:
-            raise SystemExit(f"{PAGE}: {count} places for {name}, expected one")
-    return page
+    kept: dict[str, Results] = {}
+
+    def made(match: re.Match[str]) -> str:
+        name, folder = match["name"], match["folder"]
+        if name not in PARTS or not (RESULTS / folder / "kernels.json").exists():
+            raise SystemExit(f"{PAGE}: {name} of {folder} is not there to be measured")
+        if folder not in kept:
+            kept[folder] = Results(RESULTS / folder)
+        return f"{match['begin']}\n{PARTS[name](kept[folder])}\n<!-- end -->"
+
+    pattern = r"(?P<begin><!-- measured: (?P<name>\w+) of (?P<folder>[\w-]+) -->)\n.*?<!-- end -->"
+    return re.sub(pattern, made, page, flags=re.DOTALL)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    PAGE.write_text(filled(PAGE.read_text(), Results(Path(given[0]) if given else FOLDER)))
-    return 0
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -313,7 +313,8 @@ def accumulation(found: Mapping[str, Any], samples: int = 25) -> list[dict[str, 
             functions = {}
             for name, share in SHARES.items():
                 flags = np.random.default_rng(hidden).random((batch, hidden)) < share
-                rounds = max(1, 2**24 // (8 * hidden**2 * batch))
+                # Tiles form x parts of up to 64 steps at once.
+                rounds = 64 * max(1, 2**18 // (8 * hidden**2 * batch))
                 functions[name] = fast.accumulation(net, flags, rounds, best)
             for name, values in interleaved(functions, samples).items():
                 gmacs = 8 * hidden**2 * batch * rounds / min(values) / 1e9

@@ -239,9 +239,7 @@ def _kind(name: str) -> Callable[[Network], Engine]:
     chosen = instructions.best() if name == "fast" else name
     if chosen is None or chosen == "portable":
         return CompiledEngine
-    if chosen not in instructions.supported():
-        here = ", ".join(("fast", "portable", "reference", *instructions.supported()))
-        raise InputError(f"engine is {name!r}: this machine lacks its instructions; engines that run here: {here}")
+    instructions.require(chosen)
     from fxp import fast
 
     return fast.ENGINES[chosen]

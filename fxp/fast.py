@@ -11,6 +11,7 @@ import numpy as np
 
 from accel.controller import KINDS
 from accel.controllers import Encoded, Site
+from fxp import instructions
 from fxp.engines import CompiledEngine, Job, LayerState, Piece
 from fxp.formats import Profile
 from fxp.kernels import group
@@ -74,7 +75,8 @@ ENGINES = {engine.instructions: engine for engine in (Amx, Vnni, Avx2)}
 
 @cache
 def kernels(name: str) -> Any:
-    """The module of an instruction set's kernels."""
+    """The module of an instruction set's kernels; InputError where this machine lacks it."""
+    instructions.require(name)
     return import_module(f"fxp.kernels.{name}")
 
 
@@ -140,7 +142,7 @@ class Workspace:
             x_reach, h_reach = columns * wide_sums, h_columns * wide_sums
             lengths |= {
                 "x_high": columns * 64 * shape.x_pairs, "x_low": columns * 64 * shape.x_pairs,
-                "h_low": h_columns * 64 * shape.h_pairs, "ring": 8 * vectors.BLOCK,
+                "h_low": h_columns * 64 * shape.h_pairs, "ring": 2 * vectors.RING * vectors.BLOCK,
                 "x_sums": 2 * x_reach, "h_sums": 2 * h_reach,
             }  # fmt: skip
         starts, total = {}, 0
@@ -250,15 +252,15 @@ class Workspace:
         return pieces
 
 
-def accumulation(network: Any, low: np.ndarray, rounds: int, instructions: str) -> Callable[[], object]:
+def accumulation(network: Any, low: np.ndarray, rounds: int, chosen: str) -> Callable[[], object]:
     """A function that forms the products of one step of a network's first layer `rounds` times, for measurements.
 
     Parameters
     ----------
     low : bool [sequences, hidden]
         Elements at low precision.
-    instructions : str
-        Set of the kernels.
+    chosen : str
+        Instruction set of the kernels.
     """
     from accel.controllers import Static
 
@@ -271,7 +273,7 @@ def accumulation(network: Any, low: np.ndarray, rounds: int, instructions: str) 
         state.low[:] = flags
         state.h[:] = np.random.default_rng(number).integers(-formats.top, formats.top + 1, state.h.size)
         jobs.append(Job(site, Static(formats.high).encode(site), state, x, 0))
-    vectors = kernels(instructions)
+    vectors = kernels(chosen)
     direction = network.prepared[0].directions[0].fast(vectors.TILES)
     workspace = Workspace.spare(direction, len(jobs), vectors)
     workspace.take(jobs)

@@ -6,6 +6,8 @@ import ctypes
 import os
 from functools import cache
 
+from traces import InputError
+
 _VNNI = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
 NEEDED = {"amx": {*_VNNI, "amx-tile", "amx-int8"}, "vnni": _VNNI, "avx2": {"avx2"}}
 """Sets with kernels of their own (`fxp.kernels.NAME`), best first, and what a processor must have for each."""
@@ -24,6 +26,13 @@ def supported() -> tuple[str, ...]:
     """The sets of this machine, as Numba compiles for it, best first."""
     found = having(*machine())
     return found if "amx" not in found or _tiles_granted() else found[1:]
+
+
+def require(name: str) -> None:
+    """Raises InputError where this machine cannot run the kernels of a set."""
+    if name not in supported():
+        here = ", ".join(("fast", "portable", "reference", *supported()))
+        raise InputError(f"engine is {name!r}: this machine lacks its instructions; engines that run here: {here}")
 
 
 def having(triple: str, processor: str, features: str) -> tuple[str, ...]:

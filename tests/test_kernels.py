@@ -338,6 +338,7 @@ def test_page_holds_the_results_that_are_kept():
     from bench import page
 
     text = page.PAGE.read_text()
-    assert page.filled(text, page.Results(page.FOLDER)) == text
+    assert page.filled(text) == text
     for name in page.PARTS:
-        assert f"<!-- measured: {name} -->\n<!-- end -->" not in text
+        assert text.count(f"<!-- measured: {name} of ") >= 1
+    assert " -->\n<!-- end -->" not in text

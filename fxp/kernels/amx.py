@@ -26,12 +26,16 @@ TILES = True
 BOTH, HIGH, LOW = 0, 1, 2  # precisions that a call wants
 BLOCK = 2048  # bytes of the weights of eight elements and 64 columns
 AHEAD = 2 * BLOCK  # by how much weights are fetched ahead of their use
+RING = 8  # blocks of unpacked weights that are kept
+NEAR = 4  # blocks up to which weights are still in the first-level cache for the next columns
+NEARBY, FETCHED, PACKED, UNPACKED = 0, 1, 2, 3
+"""Weights in the first-level cache; such as are fetched ahead; packed ones; such as are in the ring already."""
 
 
 @inlined
 def unpack(packed, ring, pair, first):
-    """Sixteen lines of a pair of blocks of packed low weights into the ring that holds two such pairs."""
-    source, target = packed + BLOCK * pair + 64 * first, ring + 2 * BLOCK * (pair & 1) + 64 * first
+    """Sixteen lines of a pair of blocks of packed low weights into the ring."""
+    source, target = packed + BLOCK * pair + 64 * first, ring + BLOCK * (2 * pair & RING - 1) + 64 * first
     for n in range(0, 1024, 64):
         both = vector512.load(source + n)
         vector512.store(target + n, vector512.first_nibbles(both))
@@ -39,26 +43,23 @@ def unpack(packed, ring, pair, first):
 
 
 @inlined
-def ready(weights, packed, ring, block, fresh):
+def ready(weights, form, ring, block, blocks):
     """Address of a block of weights; those ahead are fetched, as loads of tiles wait for every line of their own, or unpacked."""
-    if packed:
-        unpack(weights, ring, (block >> 1) + 1, 16 * (block & 1))
-        return ring + BLOCK * (block & 3)
-    if fresh:
+    if form == FETCHED:
         for n in range(0, BLOCK, 64):
             vector.prefetch(weights + AHEAD + BLOCK * block + n)
+    elif form == PACKED and (block | 1) + 1 < blocks:
+        unpack(weights, ring, (block >> 1) + 1, 16 * (block & 1))
+    if form >= PACKED:
+        return ring + BLOCK * (block & RING - 1)
     return weights + BLOCK * block
 
 
 @inlined
-def sixteen_columns(place, stride, blocks, weights, others, packed, ring, out, wide, fresh):
-    """Sums of two times eight elements' rows for 16 columns of `64 * blocks` int8 from address `place`, `stride` bytes apart.
-
-    packed : the weights have to be unpacked
-    fresh : they are not in the first-level cache yet
-    """
-    others_ring = ring + 4 * BLOCK
-    if packed:
+def sixteen_columns(place, stride, blocks, weights, others, form, ring, out, wide):
+    """Sums of two times eight elements' rows for 16 columns of `64 * blocks` int8 from address `place`, `stride` bytes apart."""
+    others_ring = ring + RING * BLOCK
+    if form == PACKED:
         for first in (0, 16):
             unpack(weights, ring, 0, first)
             unpack(others, others_ring, 0, first)
@@ -68,12 +69,12 @@ def sixteen_columns(place, stride, blocks, weights, others, packed, ring, out, w
     tiles.zero_3()
     for block in range(blocks):
         tiles.load_4(place, stride)
-        source = ready(weights, packed, ring, block, fresh)
+        source = ready(weights, form, ring, block, blocks)
         tiles.load_5(source, 64)
         tiles.add_0_45()
         tiles.load_6(source + 1024, 64)
         tiles.add_1_46()
-        source = ready(others, packed, others_ring, block, fresh)
+        source = ready(others, form, others_ring, block, blocks)
         tiles.load_7(source, 64)
         tiles.add_2_47()
         tiles.load_5(source + 1024, 64)
@@ -92,13 +93,19 @@ def multiply(place, blocks, columns, weights, packed, hidden, ring, out, wide):
     packed : the weights are low ones, two in a byte
     """
     stride, size = 64 * blocks, BLOCK * blocks
+    form = again = FETCHED
     if packed:
         size = BLOCK * ((blocks + 1) >> 1)
+        form = again = PACKED
+        if blocks <= RING:
+            again = UNPACKED
+    elif blocks <= NEAR:
+        again = NEARBY
     for _ in range(0, hidden, 16):
         for column in range(0, columns, 16):
             sixteen_columns(
-                place + column * stride, stride, blocks, weights, weights + size, packed, ring, out + column * wide, wide,
-                column == 0,
+                place + column * stride, stride, blocks, weights, weights + size, again if column else form, ring,
+                out + column * wide, wide,
             )  # fmt: skip
         weights += 2 * size
         out += 256

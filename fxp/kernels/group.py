@@ -63,7 +63,7 @@ class Group(NamedTuple):
     h_low: int  # int8 [G, 64 * pairs]
     x_sums: int  # int32 [2, columns, wide / 4]: high and low precision
     h_sums: int  # int32 [2, G, wide / 4]
-    ring: int  # int8 [8, 2048]: low weights that have been unpacked
+    ring: int  # int8 [2, blocks, 2048]: low weights that have been unpacked
     configuration: int  # of the tiles
 
 
