@@ -1,22 +1,19 @@
 """Train the bundled character language model on the King James text.
 
 An embedding of 32, one LSTM layer of 256 and a linear head over the symbols of the text. Every stage is a
-function: `vocabulary`, `split`, `train`, `settle`, `evaluate`, `export`. From the root of the repository:
+function: `vocabulary`, `split`, `train`, `evaluate`, `export`. From the root of the repository:
 
     python -m bench.networks.kjv train kjv.pt
     python -m bench.networks.kjv evaluate kjv.pt
     python -m bench.networks.kjv export kjv.pt
-    python -m bench.networks.kjv settle kjv.pt                 # writes kjv-settled.pt
-    python -m bench.networks.kjv export kjv-settled.pt
 
-The larger one, of which the weights are bundled rounded to float16:
+The larger one, of which the weights are bundled rounded to float16, was trained without the noise:
 
-    python -m bench.networks.kjv train kjv-512.pt --hidden 512 --iterations 3000
+    python -m bench.networks.kjv train-plain kjv-512.pt --hidden 512 --iterations 3000
     python -m bench.networks.kjv pack kjv-512.pt
 
-Training takes about a quarter of an hour on one core (the larger one half an hour), settling five minutes more. The
-same torch build on the same kind of processor gives the same weights; another build or processor rounds its sums
-otherwise and ends close by.
+Training takes about half an hour on one core, either network. The same torch build on the same kind of processor
+gives the same weights; another build or processor rounds its sums otherwise and ends close by.
 """
 
 from __future__ import annotations
@@ -50,20 +47,24 @@ SEED = 0
 BLOCKS, PERIOD = 100, 20
 CALIBRATION_BLOCK, HELD_OUT_BLOCK = 9, 19
 
-ITERATIONS, STREAMS, WINDOW = 5000, 32, 128
+ITERATIONS, STREAMS, WINDOW = 12000, 32, 128
 LEARNING_RATE, WARM_UP, CLIP = 4e-3, 100, 1.0
-RESTART = 0.2
 
-# The settled network goes on from there: fewer jumps, so that unbroken text of thousands of characters is met as well
-# as fresh starts (half of the streams each); DropConnect on both weight matrices (Merity, Keskar and Socher,
-# "Regularizing and optimizing LSTM language models", 2017); and penalties on the mean square of h and of its change
-# from step to step (AR and TAR of the same paper), and of the cell state at the end of a window, which otherwise
-# counts to hundreds.
-SETTLING, SETTLING_RATE, SETTLING_DECAY = 1500, 2e-3, 0.05
-SETTLING_RESTARTS = (0.2, 0.01)
-SETTLED = "-settled"  # how the names of its checkpoint and folder end
+# Half of the streams jump at every fifth window, so that fresh starts are met; the other half hardly ever, so that
+# unbroken text of thousands of characters is met too.
+RESTARTS = (0.2, 0.01)
+
+# Regularisers, from the first iteration on. DropConnect on both weight matrices, one mask a window (Merity, Keskar and
+# Socher, "Regularizing and optimizing LSTM language models", 2017). Noise on the pre-activations, new in every step,
+# by the norm of each row's weights (as multiplicative weight noise, drawn locally as in Kingma, Salimans and Welling,
+# "Variational dropout and the local reparameterization trick", 2015): it comes in as NOISE_INPUTS further
+# inputs with random weights. The embedding starts uniform, with the variance of torch's normal one, so that no value
+# stands out.
 DROP_CONNECT = 0.05
-PENALTY_H, PENALTY_CHANGE, PENALTY_CELL = 0.2, 0.1, 0.01
+NOISE, NOISE_INPUTS = 0.07, 32
+EMBEDDING_RANGE = 1.7320508
+
+PLAIN_ITERATIONS, PLAIN_RESTARTS = 5000, (0.2,)  # of `train_plain`
 
 SHORT, SHORT_COUNT = 200, 256
 LONG, LONG_COUNT = 3000, 6
@@ -204,7 +205,7 @@ def build(symbols: int, hidden: int = HIDDEN) -> Any:
 class _Streams:
     """Endless windows of text: every reader goes on where it was or jumps to a new place."""
 
-    def __init__(self, runs: list[np.ndarray], seed: int, restarts: Sequence[float] = (RESTART,)):
+    def __init__(self, runs: list[np.ndarray], seed: int, restarts: Sequence[float] = RESTARTS):
         self.restarts = np.repeat(restarts, STREAMS // len(restarts))
         self.rng = np.random.default_rng(seed)
         self.tokens = np.concatenate(runs)
@@ -230,7 +231,7 @@ def train(parts: Split, symbols: str, iterations: int = ITERATIONS, hidden: int 
     """Train the network for a fixed number of iterations; nothing is chosen by the held-out text.
 
     Truncated back-propagation through windows of 128 characters, the state carried from window to window
-    until a stream jumps.
+    until a stream jumps, with DropConnect and noise on the pre-activations.
 
     Parameters
     ----------
@@ -251,61 +252,54 @@ def train(parts: Split, symbols: str, iterations: int = ITERATIONS, hidden: int 
 
     torch.set_num_threads(1)
     network = build(len(symbols), hidden)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    streams = _Streams(parts.train, SEED)
+    torch.manual_seed(SEED)
+    embedding, lstm = network["embedding"], network["lstm"]
+    with torch.no_grad():
+        # One bias, as in the exported network: two would learn twice as fast.
+        lstm.bias_ih_l0 += lstm.bias_hh_l0
+        lstm.bias_hh_l0.zero_()
+    torch.nn.init.uniform_(embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
+    lstm.bias_hh_l0.requires_grad_(False)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=0.01)
+    drop = torch.nn.functional.dropout
 
-    def run(tokens: Any, state: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any], Any]:
-        output, state = network["lstm"](network["embedding"](tokens), state)
-        return output, state, 0.0
+    def run(tokens: Any, state: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+        dropped = drop(lstm.weight_ih_l0, DROP_CONNECT), drop(lstm.weight_hh_l0, DROP_CONNECT)
+        x = embedding(tokens)
+        squares = [weight.detach().square().sum(1, keepdim=True) for weight in (lstm.weight_hh_l0, lstm.weight_ih_l0)]
+        norm = (squares[0] + squares[1]).sqrt()
+        noise_weights = torch.randn(len(norm), NOISE_INPUTS) * (NOISE / NOISE_INPUTS**0.5) * norm
+        weights = [torch.cat([dropped[0], noise_weights], 1), dropped[1]]
+        x = torch.cat([x, torch.randn(*x.shape[:2], NOISE_INPUTS)], 2)
+        biases = [lstm.bias_ih_l0, lstm.bias_hh_l0]
+        output, *state_after = torch.lstm(x, state, weights + biases, True, 1, 0.0, True, False, True)
+        return output, (state_after[0], state_after[1])
 
-    _descend(network, optimiser, streams, iterations, LEARNING_RATE, run)
+    _descend(network, optimiser, _Streams(parts.train, SEED), iterations, run)
     return network.eval()
 
 
-def settle(network: Any, parts: Split, iterations: int = SETTLING) -> Any:
-    """Go on training with DropConnect, penalties on large and restless states, and longer unbroken text.
+def train_plain(parts: Split, symbols: str, iterations: int = PLAIN_ITERATIONS, hidden: int = HIDDEN) -> Any:
+    """Train without DropConnect and noise, from torch's own start: as `kjv-512` was.
 
-    Parameters
-    ----------
-    network : torch.nn.ModuleDict
-        As `train` returns it; changed in place.
-    parts, iterations
-        As for `train`.
+    Parameters and result are those of `train`.
     """
     import torch
 
     torch.set_num_threads(1)
-    torch.manual_seed(SEED)
-    lstm = network["lstm"]
-    # One bias, as in the exported network: two would learn twice as fast.
-    with torch.no_grad():
-        lstm.bias_ih_l0 += lstm.bias_hh_l0
-        lstm.bias_hh_l0.zero_()
-    lstm.bias_hh_l0.requires_grad_(False)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=SETTLING_RATE, weight_decay=SETTLING_DECAY)
-    streams = _Streams(parts.train, SEED + 1, SETTLING_RESTARTS)
-    drop = torch.nn.functional.dropout
+    network = build(len(symbols), hidden)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
 
-    def run(tokens: Any, state: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any], Any]:
-        weights = [drop(lstm.weight_ih_l0, DROP_CONNECT), drop(lstm.weight_hh_l0, DROP_CONNECT)]
-        biases = [lstm.bias_ih_l0, lstm.bias_hh_l0]
-        output, hidden, cell = torch.lstm(
-            network["embedding"](tokens), state, weights + biases, True, 1, 0.0, True, False, True
-        )
-        penalty = (
-            PENALTY_H * output.square().mean()
-            + PENALTY_CHANGE * (output[:, 1:] - output[:, :-1]).square().mean()
-            + PENALTY_CELL * cell.square().mean()
-        )
-        return output, (hidden, cell), penalty
+    def run(tokens: Any, state: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+        return network["lstm"](network["embedding"](tokens), state)
 
-    _descend(network, optimiser, streams, iterations, SETTLING_RATE, run)
+    _descend(network, optimiser, _Streams(parts.train, SEED, PLAIN_RESTARTS), iterations, run)
     return network.eval()
 
 
-def _descend(network: Any, optimiser: Any, streams: _Streams, iterations: int, peak: float, run: Any) -> None:
-    """Descend on windows of text; `run` gives the LSTM's outputs, its state and what is added to the loss."""
+def _descend(network: Any, optimiser: Any, streams: _Streams, iterations: int, run: Any) -> None:
+    """Descend on windows of text; `run` gives the LSTM's outputs and its state."""
     import torch
 
     hidden = cell = torch.zeros(1, STREAMS, network["lstm"].hidden_size)
@@ -313,14 +307,14 @@ def _descend(network: Any, optimiser: Any, streams: _Streams, iterations: int, p
     for step in range(iterations):
         rate = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1.0 + math.cos(math.pi * step / iterations))
         for group in optimiser.param_groups:
-            group["lr"] = peak * rate
+            group["lr"] = LEARNING_RATE * rate
         rows, going_on = streams.window()
         kept = torch.from_numpy(going_on.astype(np.float32))[None, :, None]
         tokens = torch.from_numpy(rows.astype(np.int64))
-        output, (hidden, cell), penalty = run(tokens[:, :-1], (hidden.detach() * kept, cell.detach() * kept))
+        output, (hidden, cell) = run(tokens[:, :-1], (hidden.detach() * kept, cell.detach() * kept))
         loss = torch.nn.functional.cross_entropy(network["head"](output).flatten(0, 1), tokens[:, 1:].flatten())
         optimiser.zero_grad()
-        (loss + penalty).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimiser.step()
         total += float(loss.detach())
@@ -380,32 +374,16 @@ def export(network: Any, parts: Split, name: str, folder: Path = BUNDLE) -> None
     `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the
     data each token is an input and the next one its label.
     """
+    import fxp
     import traces
 
-    export_model(network, parts, folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
     short, long = held_out_sequences(parts)
     calibration = calibration_sequences(parts)
-    for part, pieces in (("data", short), ("long", long), ("calibration", calibration)):
-        traces.Data.of(
-            [piece[:-1] for piece in pieces],
-            [piece[1:] for piece in pieces],
-            name=f"kjv {part}",
-            metric=METRIC,
-            origin=ORIGIN,
-            licence=LICENCE,
-        ).write(folder / f"{part}.h5")
-
-
-def export_model(network: Any, parts: Split, folder: Path, name: str) -> None:
-    """Write the quantised network alone; the settled one has the data of the other."""
-    import fxp
-
-    folder.mkdir(parents=True, exist_ok=True)
-    calibration = [piece[:-1] for piece in calibration_sequences(parts)]
     fxp.save(
         fxp.from_torch(
             network["lstm"],
-            calibration=calibration,
+            calibration=[piece[:-1] for piece in calibration],
             head=network["head"],
             embedding=network["embedding"],
             name=name,
@@ -415,6 +393,15 @@ def export_model(network: Any, parts: Split, folder: Path, name: str) -> None:
         ),
         folder / "model.h5",
     )
+    for part, pieces in (("data", short), ("long", long), ("calibration", calibration)):
+        traces.Data.of(
+            [piece[:-1] for piece in pieces],
+            [piece[1:] for piece in pieces],
+            name=f"kjv {part}",
+            metric=METRIC,
+            origin=ORIGIN,
+            licence=LICENCE,
+        ).write(folder / f"{part}.h5")
 
 
 def _print_evaluation(network: Any, parts: Split) -> None:
@@ -430,10 +417,10 @@ def _print_evaluation(network: Any, parts: Split) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.networks.kjv", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("train", "settle", "evaluate", "export", "pack"))
+    parser.add_argument("stage", choices=("train", "train-plain", "evaluate", "export", "pack"))
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--iterations", type=int, default=ITERATIONS)
-    parser.add_argument("--hidden", type=int, default=HIDDEN, help="of `train`")
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="of `train` and `train-plain`")
     parser.add_argument("--output", type=Path, help="folder of `export` or `pack`; by default the bundled one")
     chosen = parser.parse_args(arguments)
 
@@ -441,20 +428,19 @@ def main(arguments: list[str] | None = None) -> None:
     symbols = vocabulary(text)
     parts = split(encode(text, symbols))
     if chosen.stage == "train":
-        save_checkpoint(train(parts, symbols, chosen.iterations, chosen.hidden), symbols, chosen.checkpoint)
+        trained = train(parts, symbols, chosen.iterations or ITERATIONS, chosen.hidden)
+        save_checkpoint(trained, symbols, chosen.checkpoint)
+    elif chosen.stage == "train-plain":
+        trained = train_plain(parts, symbols, chosen.iterations or PLAIN_ITERATIONS, chosen.hidden)
+        save_checkpoint(trained, symbols, chosen.checkpoint)
     network, stored = load_checkpoint(chosen.checkpoint)
     if stored != symbols:
         parser.error(f"{chosen.checkpoint} was trained on other symbols than {TEXT.name}; train it anew")
-    settled = chosen.checkpoint.with_name(f"{chosen.checkpoint.stem}{SETTLED}{chosen.checkpoint.suffix}")
-    if chosen.stage == "settle":
-        save_checkpoint(settle(network, parts), symbols, settled)
     if chosen.stage == "pack":
         halves.write(network.state_dict(), chosen.output or kjv_512.FOLDER)
         return
     name = f"kjv, character language model 1x{network['lstm'].hidden_size}"
-    if chosen.stage == "export" and chosen.checkpoint.stem.endswith(SETTLED):
-        export_model(network, parts, chosen.output or BUNDLE.with_name(BUNDLE.name + SETTLED), "kjv, settled")
-    elif chosen.stage == "export":
+    if chosen.stage == "export":
         export(network, parts, name, chosen.output or BUNDLE)
     else:
         _print_evaluation(network, parts)

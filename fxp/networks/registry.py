@@ -77,22 +77,7 @@ ENTRIES = {
             "MIT; the text is in the public domain in most of the world",
             files=(*STANDARD, "long.h5"),
             digests={
-                "model.h5": "59ee49bc6a6f1ec4af32c43777825ad9ac976142c633654b94994f8e1b609135",
-                **_KJV_DATA,
-            },
-            vocabulary=_SYMBOLS,
-        ),
-        Entry(
-            "kjv-settled",
-            "LSTM 1x256, embedding 32, linear head",
-            "character language model, trained on with DropConnect and penalties on large states",
-            "bits_per_character",
-            "King James text, as printed by Debian's bible-kjv and bible-kjv-text packages",
-            "MIT; the text is in the public domain in most of the world",
-            files=(*STANDARD, "long.h5"),
-            borrowed={"data.h5": "kjv", "calibration.h5": "kjv", "long.h5": "kjv"},
-            digests={
-                "model.h5": "73beff5a10ac11d3ab88a402a4a9ee0e3cae59fd6f72b5addb8bc96afca1942a",
+                "model.h5": "1596c6168e5d2c1f8341052241d520410e95827a023b10561bff43a9a169e6a5",
                 **_KJV_DATA,
             },
             vocabulary=_SYMBOLS,
