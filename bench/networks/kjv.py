@@ -59,7 +59,7 @@ RESTARTS = (0.2, 0.01)
 # by the norm of each row's weights (as multiplicative weight noise, drawn locally as in Kingma, Salimans and Welling,
 # "Variational dropout and the local reparameterization trick", 2015): it comes in as NOISE_INPUTS further
 # inputs with random weights. The embedding starts uniform, with the variance of torch's normal one, so that no value
-# stands out.
+# stands out at the start.
 DROP_CONNECT = 0.05
 NOISE, NOISE_INPUTS = 0.07, 32
 EMBEDDING_RANGE = 1.7320508
