@@ -372,7 +372,8 @@ def export(network: Any, parts: Split, name: str, folder: Path = BUNDLE) -> None
     """Write the quantised network and its data as files of the project.
 
     `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the
-    data each token is an input and the next one its label.
+    data each token is an input and the next one its label. Every feature of the embedding gets a scale of its own and h its
+    range by `fxp.fit_scales` on the calibration pieces: on their text that costs 8 bits nothing and helps 4 bits.
     """
     import fxp
     import traces
@@ -380,19 +381,18 @@ def export(network: Any, parts: Split, name: str, folder: Path = BUNDLE) -> None
     folder.mkdir(parents=True, exist_ok=True)
     short, long = held_out_sequences(parts)
     calibration = calibration_sequences(parts)
-    fxp.save(
-        fxp.from_torch(
-            network["lstm"],
-            calibration=[piece[:-1] for piece in calibration],
-            head=network["head"],
-            embedding=network["embedding"],
-            name=name,
-            metric=METRIC,
-            origin=f"trained by bench/networks/kjv.py on: {ORIGIN}",
-            licence=LICENCE,
-        ),
-        folder / "model.h5",
+    inputs = [piece[:-1] for piece in calibration]
+    quantised = fxp.from_torch(
+        network["lstm"],
+        calibration=inputs,
+        head=network["head"],
+        embedding=network["embedding"],
+        name=name,
+        metric=METRIC,
+        origin=f"trained by bench/networks/kjv.py on: {ORIGIN}",
+        licence=LICENCE,
     )
+    fxp.save(fxp.fit_scales(quantised, inputs)[0], folder / "model.h5")
     for part, pieces in (("data", short), ("long", long), ("calibration", calibration)):
         traces.Data.of(
             [piece[:-1] for piece in pieces],
