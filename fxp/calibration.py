@@ -279,7 +279,7 @@ def _levels(controller: Calibrated, layer: int, direction: int, x: np.ndarray, h
     return scores + moved[:, None]
 
 
-def _everywhere(controller: Calibrated, network: Network, low: bool) -> Calibrated:
+def everywhere(controller: Calibrated, network: Network, low: bool) -> Calibrated:
     """The controller with a threshold that keeps every element low, or high, whatever the activations may be."""
     ends = []
     for layer, sides in enumerate(controller.scores):
@@ -308,7 +308,7 @@ def at_share(
     The threshold is first set by the activations of the run at high precision, then by those of a run under it.
     """
     if share in (0.0, 1.0):
-        return _everywhere(controller, network, low=share == 1.0)
+        return everywhere(controller, network, low=share == 1.0)
     first = controller.with_threshold(Levels(controller, observation).threshold(share))
     run = emulate(network, data, first, threads=threads, record=("hidden",))
     return controller.with_threshold(Levels(controller, observation.under(run)).threshold(share))
@@ -368,8 +368,8 @@ def _within(
     def tried(candidate: Calibrated) -> tuple[Calibrated, float, float]:
         return candidate, *judge.loss(candidate)
 
-    best, least, most = (_everywhere(controller, judge.network, low=False), 0.0, 0.0), 0.0, 1.0
-    everything = tried(_everywhere(controller, judge.network, low=True))
+    best, least, most = (everywhere(controller, judge.network, low=False), 0.0, 0.0), 0.0, 1.0
+    everything = tried(everywhere(controller, judge.network, low=True))
     if everything[2] <= max_loss:
         best, least = everything, 1.0
     for _ in range(HALVINGS if least < 1.0 else 0):

@@ -176,11 +176,9 @@ class Scorer:
         labels = None if self._kind is None else self.data.sequence_labels(number)
         if self.data.scope == "step" and labels is not None:
             labels = labels[start : start + len(outputs)]
-        if self._head_scope() == "last":
-            if start + len(outputs) < self.inputs.lengths[number]:
-                return 0.0, 0.0
-            outputs = outputs[-1:]
-        outputs = self._read(number, outputs)
+        if self._head_scope() == "last" and start + len(outputs) < self.inputs.lengths[number]:
+            return 0.0, 0.0
+        outputs = self.read(number, outputs)
         if self._kind is not None and getattr(self.metric, "needs_head", False):
             self._check_range(number, outputs, labels)
         with plugins.running(self.metric, f"metric {self.name}, sequence {number}"):
@@ -188,7 +186,11 @@ class Scorer:
                 return self.metric.represent(outputs, labels)
             return self.metric.score(outputs, labels)
 
-    def _read(self, number: int, outputs: np.ndarray) -> np.ndarray:
+    def read(self, number: int, outputs: np.ndarray) -> np.ndarray:
+        """What the head makes of h up to the end of a sequence (or, for a head that reads every step, of a piece):
+        float32 [time, C], or [1, C] for a head that reads the last step."""
+        if self._head_scope() == "last":
+            outputs = outputs[-1:]
         head = self.network.model.head
         if self.head is head:
             return outputs if head is None else outputs @ head.weight.T + head.bias

@@ -1,4 +1,5 @@
-"""Fill the table of docs/networks.md from bench/results/networks-*.json, which `fxp networks evaluate` wrote.
+"""Fill the tables of docs/networks.md from bench/results/networks-*.json and tolerance-*.json, which `fxp networks
+evaluate` wrote, the latter with `--at-tolerance`.
 
     python -m bench.networks.table
     python -m bench.networks.table --against-float     # measure static high precision against float anew, all networks
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import accel.controllers as controllers
 import fxp
 import traces
@@ -24,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "networks.md"
 BEGIN, END = "<!-- results: python -m bench.networks.table -->", "<!-- end of results -->"
+BEGIN_CHOSEN, END_CHOSEN = "<!-- shares at the tolerance: python -m bench.networks.table -->", "<!-- end of shares -->"
+FIVE = (("kjv", "kjv-512"), ("reviews",), ("chorales",), ("g2p",), ("speaker",))  # the first that there is counts
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -64,16 +69,93 @@ def against_float(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def filled(page: str, results: list[dict[str, Any]]) -> str:
+def chosen(results: list[dict[str, Any]]) -> str:
+    """Shares chosen on calibration data and what the held-out data says of them, as Markdown, and their mean."""
+    lines = [
+        "| network | judged by | sequences | controller | low share there | loss there | upper end | held-out "
+        "sequences | low share | loss | upper end | tolerance | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        found, made, row = result["chosen"], result["calibration"], result["held_out"]
+        cells = [result["network"], made["judged_by"].replace("_", " "), f"{made['sequences']:,}"]
+        if found is None:
+            cells += ["static high", "0 %", "", ""]
+        else:
+            cells += [found["controller"], percent(found["low_share"])]
+            cells += [f"{found[key]:+.5f}" for key in ("loss", "loss_upper")]
+        cells += [f"{result['sequences']:,}", percent(row["low_share"]), *judged(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + means(results)
+
+
+def means(results: list[dict[str, Any]]) -> str:
+    """The mean share over the five networks, in words: as chosen, and with the ladder where that is not held."""
+    own = {
+        result["network"]: result
+        for result in results
+        if result["metric"] == networks.entry(result["network"]).metric
+    }
+    counted = [own[next(name for name in names if name in own)] for names in FIVE if own.keys() & set(names)]
+    strict, lenient, unheld = [], [], []
+    for result in counted:
+        row = result["held_out"]
+        held = [step["low_share"] for step in result["ladder"] if step["verdict"] == "held"]
+        strict.append(row["low_share"] if row["verdict"] == "held" else 0.0)
+        lenient.append(row["low_share"] if row["verdict"] == "held" else max(held, default=0.0))
+        unheld += [] if row["verdict"] == "held" else [f"{result['network']} ({row['verdict']})"]
+    names = ", ".join(result["network"] for result in counted)
+    said = f"**Mean over {names}: {percent(np.mean(strict))}** of what was chosen and is held"
+    if not unheld:
+        return said + "; every choice is."
+    return (
+        f"{said}; not held, and so counted as 0 %: {', '.join(unheld)}. With the largest share of the ladder that "
+        f"the held-out data finds held in their place, which is chosen in hindsight: {percent(np.mean(lenient))}."
+    )
+
+
+def ladder(results: list[dict[str, Any]]) -> str:
+    """Losses on held-out data over the low share, as Markdown: a line a network and controller."""
+    shares = list(dict.fromkeys(row["share"] for result in results for row in result["ladder"]))
+    lines = [
+        "| network | metric | tolerance | controller | " + " | ".join(percent(share) for share in shares) + " |",
+        "|---" * (4 + len(shares)) + "|",
+    ]
+    for result in results:
+        for number, which in enumerate(dict.fromkeys(row["controller"] for row in result["ladder"])):
+            rows = {row["share"]: row for row in result["ladder"] if row["controller"] == which}
+            head = [result["network"], f"{result['metric'].replace('_', ' ')} ({result['unit']})"]
+            head = [*head, f"{result['tolerance']:.5f}"] if number == 0 else [""] * 3
+            cells = ["" if s not in rows else " ".join([*judged(rows[s])[:2], rows[s]["verdict"]]) for s in shares]
+            lines.append("| " + " | ".join([*head, which, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def percent(share: Any) -> str:
+    """A share, with its sign."""
+    return f"{100 * share:.1f} %".replace(".0 %", " %")
+
+
+def judged(row: dict[str, Any]) -> list[str]:
+    """Loss, upper end, tolerance and verdict."""
+    upper = "-" if row["loss_upper"] is None else f"{row['loss_upper']:+.5f}"
+    return [f"{row['loss']:+.5f}", upper, f"{row['tolerance']:.5f}", row["verdict"]]
+
+
+def filled(page: str, results: list[dict[str, Any]], at_tolerance: list[dict[str, Any]]) -> str:
     """The page with its tables replaced."""
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n\n{against_float(results)}\n\n{table(results)}\n\n{END}{after}"
+    page = _replaced(page, BEGIN, END, f"{against_float(results)}\n\n{table(results)}")
+    return _replaced(page, BEGIN_CHOSEN, END_CHOSEN, f"{chosen(at_tolerance)}\n\n{ladder(at_tolerance)}")
 
 
-def stored() -> list[dict[str, Any]]:
-    """Results in the order of their files' names."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("networks-*.json"))]
+def _replaced(page: str, begin: str, end: str, content: str) -> str:
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
+
+
+def stored(kind: str = "networks") -> list[dict[str, Any]]:
+    """Results of a kind ("networks", "tolerance") in the order of their files' names."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(f"{kind}-*.json"))]
 
 
 def measure(result: dict[str, Any]) -> dict[str, Any]:
@@ -97,4 +179,4 @@ if __name__ == "__main__":
             result = measure(json.loads(path.read_text(encoding="utf-8")))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             print(f"{path.name}: {result['static_high_vs_float']}", flush=True)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), stored()), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), stored(), stored("tolerance")), encoding="utf-8")

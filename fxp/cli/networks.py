@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +64,14 @@ def evaluate(
     name: Name,
     low_share: Annotated[str | None, typer.Option(help="Low share, such as 57% or 0.57 (the default).")] = None,
     shares: Annotated[str | None, typer.Option(help="Several low shares, such as 40%,57%,76%.")] = None,
+    at_tolerance: Annotated[
+        bool,
+        typer.Option(
+            "--at-tolerance",
+            help="Choose the largest low share that the network's tolerance allows, on the calibration data alone, and "
+            "judge that on the held-out data; shares are those of a ladder to show beside it (57% to 100%).",
+        ),
+    ] = False,
     metric: Annotated[str | None, typer.Option(help="A built-in metric in place of the network's own.")] = None,
     destination: Folder = None,
     threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
@@ -72,7 +80,7 @@ def evaluate(
     """What low precision costs a network: controllers at matched low shares against static high precision.
 
     The network is calibrated on its calibration data at each share and judged on its held-out data.
-    Example: fxp networks evaluate kjv --shares 40%,57%,76%
+    Examples: fxp networks evaluate kjv --shares 40%,57%,76%; fxp networks evaluate g2p --at-tolerance
     """
     from fxp.networks import evaluation, registry
 
@@ -81,32 +89,54 @@ def evaluate(
     if metric not in (None, *registry.TOLERANCES):
         raise InputError(f"--metric {metric}: tolerances are known for {', '.join(registry.TOLERANCES)}")
     text = shares if shares is not None else low_share
-    wanted = evaluation.SHARES if text is None else tuple(share(part) for part in text.split(","))
-    with output.progress("emulating", evaluation.steps(name, wanted, destination), json) as advance:
-        result = evaluation.evaluate(name, wanted, metric, folder=destination, threads=threads, progress=advance)
+    parsed = None if text is None else tuple(share(part) for part in text.split(","))
+    options: dict[str, Any] = {"metric": metric, "folder": destination, "threads": threads}
+    if at_tolerance:
+        ladder = evaluation.LADDER if parsed is None else parsed
+        count = evaluation.steps_at_tolerance(name, ladder, destination)
+        with output.progress("emulating", count, json) as advance:
+            result = evaluation.evaluate_at_tolerance(name, ladder, **options, progress=advance)
+        rows = [result["held_out"], *result["ladder"]]
+    else:
+        wanted = evaluation.SHARES if parsed is None else parsed
+        with output.progress("emulating", evaluation.steps(name, wanted, destination), json) as advance:
+            result = evaluation.evaluate(name, wanted, **options, progress=advance)
+        rows = result["rows"]
     if json:
         output.emit_json(result)
         return
-    rows = [
-        [
-            row["controller"],
-            output.percent(row["low_share"]),
-            output.number(row["loss"], sign=True),
-            output.number(row["loss_upper"], sign=True),
-            output.number(row["tolerance"]),
-            row["verdict"],
-        ]
-        for row in result["rows"]
-    ]
     output.table(
         f"{name}: {result['metric'].replace('_', ' ')} ({result['unit']}), float {result['float']:.4f}, static high "
         f"{result['static_high']:.4f}",
         ["controller", "low share", "loss", "upper end", "tolerance", "verdict"],
-        rows,
+        [
+            [
+                row["controller"],
+                output.percent(row["low_share"]),
+                output.number(row["loss"], sign=True),
+                output.number(row["loss_upper"], sign=True),
+                output.number(row["tolerance"]),
+                row["verdict"],
+            ]
+            for row in rows
+        ],
         f"static high against float: loss {result['static_high_vs_float']['loss']:+.5f}"
         f"{output.interval(result['static_high_vs_float']['interval'])}, {result['static_high_vs_float']['verdict']}; "
         f"{result['sequences']} held-out sequences, {result['steps']:,} steps; loss: from static high precision, "
-        f"paired; upper end of its one-sided 95 % interval",
+        f"paired; upper end of its one-sided 95 % interval" + (_chosen(result) if at_tolerance else ""),
+    )
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    """How a share was chosen, in words; the first row is that choice."""
+    judged, found = result["calibration"], result["chosen"]
+    by = f"{judged['sequences']} calibration sequences ({judged['judged_by'].replace('_', ' ')})"
+    if found is None:
+        return f"\nfirst row: static high precision, since on {by} no low share holds {judged['tolerance']:.5f}"
+    return (
+        f"\nfirst row: chosen on {by}, where at {output.percent(found['low_share'])} low the loss is "
+        f"{found['loss']:+.5f}, upper end {found['loss_upper']:+.5f}, and the chance that the held-out data finds it "
+        f"held is {output.percent(found['chance'])}; the others are a ladder that nothing was chosen by"
     )
 
 

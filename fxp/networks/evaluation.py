@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from fxp import matching, networks
 from fxp.calibration import at_share, calibrate, element_controller
 from fxp.evaluation import Scored, emulate_scored, float_totals
 from fxp.network import load
+from fxp.networks import tolerated
 from fxp.observation import Observation, as_data, chosen
 from fxp.oracle import Impacts, Oracle
 from fxp.scoring import Loss, Scorer
 from traces import InputError
 
 SHARES = (0.57,)
+LADDER = (0.57, 0.65, 0.76, 0.85, 0.95, 1.0)
 SEED = 0
 VARIANTS = 7  # rows a share
 
@@ -123,6 +126,95 @@ def evaluate(
         }
 
 
+def evaluate_at_tolerance(
+    name: str,
+    ladder: Sequence[float] = LADDER,
+    metric: str | None = None,
+    *,
+    folder: Path | None = None,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Choose the largest low share that a network's tolerance allows, on its calibration data alone, and judge the
+    choice on its held-out data.
+
+    `fxp.networks.tolerated` chooses share and form of the calibrated controller; of the held-out data it knows the
+    number of sequences, nothing else. Network and controller are then calibrated on all of the calibration data, and
+    judged once.
+
+    Parameters
+    ----------
+    name : str
+    ladder : low shares, more than 0 and at most 1
+        At these the controllers are judged on the held-out data as well, to show the curve: nothing is chosen by them.
+    metric : str, optional
+        A built-in metric in place of the network's own.
+    folder : path, optional
+        Where the files are, or are built; the cache by default.
+    threads : int
+    progress : called with finished steps
+
+    Returns
+    -------
+    dict: network, metric, unit, float, static_high, static_high_vs_float, sequences, steps as `evaluate` gives them;
+    tolerance; calibration (how the choice was made: its data, what it was judged by, all that was probed); chosen (the
+    probe of the choice, or None where no share is held on calibration data); held_out (a row as of `evaluate`; static
+    high precision at a share of 0 where nothing was chosen); ladder (rows).
+    """
+    entry = networks.entry(name)
+    for share in ladder:
+        if not 0 < share <= 1:
+            raise InputError(f"low share {share!r} of the ladder: expected more than 0 and at most 1")
+    files = networks.build(name, folder)
+    network = load(files["model.h5"])
+    with traces.open(files["data.h5"], kind="data") as data, traces.open(files["calibration.h5"], kind="data") as seen:
+        scorer = Scorer(network, data, str(files["data.h5"]), metric=metric or entry.metric)
+        options: dict[str, Any] = {"threads": threads, "progress": progress}
+        calibrating = as_data(network, seen)
+        own = Scorer(network, calibrating, str(files["calibration.h5"]), metric=scorer.name)
+        on_calibration = own.value(emulate_scored(own, controllers.Static(network.formats.high), **options).totals)
+        jury = tolerated.Jury(
+            network, calibrating, scorer.name, entry.tolerance(on_calibration, scorer.name), len(data), SEED, **options
+        )
+        chosen_probe, probes = jury.largest()
+        fitted = tolerated.Fitted(network, calibrating, SEED, threads)
+
+        high = emulate_scored(scorer, controllers.Static(network.formats.high), **options)
+        static_high = scorer.value(high.totals)
+        tolerance = entry.tolerance(static_high, scorer.name)
+        judge = Scorer(fitted.network, data, metric=scorer.name)
+
+        def row(which: str, share: float) -> dict[str, Any]:
+            scored = emulate_scored(judge, fitted.at(which, share), **options)
+            made = {"controller": which, "share": share, "low_share": scored.run.low_share}
+            return made | _judged(judge, scored.totals, high.totals, tolerance)
+
+        form, share = tolerated.FORMS[0], 0.0
+        if chosen_probe is not None:
+            form, share = chosen_probe.controller, chosen_probe.share
+        exact = float_totals(scorer)
+        return {
+            "network": name,
+            "metric": scorer.name,
+            "unit": scorer.metric.unit,
+            "float": scorer.value(exact),
+            "static_high": static_high,
+            "static_high_vs_float": against_float(scorer, high.totals, exact, tolerance),
+            "tolerance": tolerance,
+            "sequences": len(data),
+            "steps": int(data.total),
+            "calibration": {
+                **jury.method,
+                "static_high": on_calibration,
+                "tolerance": entry.tolerance(on_calibration, scorer.name),
+                "probes": [asdict(probe) for probe in probes],
+            },
+            "chosen": None if chosen_probe is None else asdict(chosen_probe),
+            "held_out": row(form, share),
+            "ladder": [row(which, step) for step in ladder for which in tolerated.FORMS],
+        }
+
+
 def _judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray, tolerance: float) -> dict[str, Any]:
     loss = judge.loss(totals, baseline)
     return {
@@ -160,6 +252,13 @@ def verdict(loss: Loss, tolerance: float) -> str:
     if reach > tolerance:
         return "undetermined"
     return "held" if loss.upper <= tolerance else "lost"
+
+
+def steps_at_tolerance(name: str, ladder: Sequence[float] = LADDER, folder: Path | None = None) -> int:
+    """Steps that `evaluate_at_tolerance` reports as progress at most."""
+    files = networks.build(name, folder)
+    with traces.open(files["data.h5"], kind="data") as data, traces.open(files["calibration.h5"], kind="data") as seen:
+        return int(tolerated.steps(seen.total) + data.total * (2 + len(tolerated.FORMS) * len(ladder)))
 
 
 def steps(name: str, shares: Sequence[float], folder: Path | None = None) -> int:

@@ -150,11 +150,11 @@ ENTRIES = {
         ),
         Entry(
             "speaker",
-            "LSTM 3x256 on 40 mel bands in 265 parts, linear embedding of 256 on the last step",
+            "LSTM 3x256 on 40 mel bands in 260 parts, linear embedding of 256 on the last step",
             "who speaks: verification by the angle between embeddings",
             "equal_error",
-            "encoder of Resemblyzer 0.1.4; Debian's asterisk-core-sounds-*-wav and asterisk-prompt-it-menardi-wav",
-            "encoder: Apache-2.0; recordings: CC-BY-SA-3.0 or CC-BY-3.0, by speaker",
+            "encoder of Resemblyzer 0.1.4; Debian's asterisk-core-sounds-*-wav and asterisk-prompt-*",
+            "encoder: Apache-2.0; recordings: CC-BY-SA-3.0, CC-BY-3.0, GPL-2.0-only or BSD, by speaker",
             source="fetched when built (PyPI, Debian); the model needs PyTorch",
             made={
                 "model.h5": "fxp.networks.speaker:model",
@@ -162,9 +162,9 @@ ENTRIES = {
                 "calibration.h5": "fxp.networks.speaker:calibration",
             },
             digests={
-                "model.h5": "315d071e10270c4eb619c7768518b45dee093af1191870e2ad9cf6dba959cfaf",
-                "data.h5": "e939199f890a53883776020fa0de909e859ee2e943a8a84cdb7ca9024f70cf02",
-                "calibration.h5": "762edeef8c78a20e20538691a54363eb4be3a241c98c6f9ca9f31e17df2b3db8",
+                "model.h5": "1695d33d7dc8b8cae9ed2e09e340103f3b3b7414088c6115df085eedc85268a8",
+                "data.h5": "c7ab1d02772294fa8b537ef80a2634f0b084bc6faed7c02907dfd055b87756a9",
+                "calibration.h5": "d6b5af66ce69082b90bf591571e603ae2e1adcc8339bc48c3f439f24453ab686",
             },
         ),
     )

@@ -1,4 +1,4 @@
-"""Speaker verification: the encoder of Resemblyzer 0.1.4 (Wan et al., ICASSP 2018) on telephone prompts of five
+"""Speaker verification: the encoder of Resemblyzer 0.1.4 (Wan et al., ICASSP 2018) on telephone prompts of seven
 speakers. Everything is fetched and computed when the network is built; recordings and weights are not handed on here.
 """
 
@@ -15,16 +15,15 @@ import numpy as np
 
 import traces
 from fxp import export
-from fxp.networks import debian, fetch, recordings
+from fxp.networks import debian, fetch, gsm, recordings
 from fxp.rounding import fit_rounding
-from traces import InputError
 
 FRAMES = 160  # of a sequence: what the encoder was trained on
 METRIC = "equal_error"
 
 # Of the prompts of a speaker in the order of their names, every fourth calibrates.
 PERIOD = 4
-CALIBRATION, HELD_OUT = 30, 120  # prompts of a speaker
+CALIBRATION, HELD_OUT = 60, 160  # prompts of a speaker at most
 
 # A band is given in parts: they end at these quantiles of its power, the last is open, and none whose range times the
 # largest weight of its band exceeds LARGEST, since the loudest part sets the weight steps of all.
@@ -63,11 +62,23 @@ PACKAGES = {
             "a/asterisk-prompt-it",
             "3094530d98f8758ac275572d59624c41f60969fef883f34f4886d144f3dfeb21",
         ),
+        debian.Package(
+            "asterisk-prompt-es-co",
+            "0.20070403-2.1",
+            "a/asterisk-prompt-es-co",
+            "6702696e045514699e87dc8fb70f370717e5df91f821f7bec8dd0df1be008e83",
+        ),
+        debian.Package(
+            "asterisk-prompt-fr-armelle",
+            "20070613-2.2",
+            "a/asterisk-prompt-fr-armelle",
+            "162570b1a9b3512a98f06b89f60c7c17cf1b9b52297315adca9a4e5be728bea3",
+        ),
     )
 }
 
-# The Spanish prompts are Allison Smith's too. Whether pairs across languages are alike is another question than the one
-# asked here, so that they calibrate only.
+# The Mexican Spanish prompts are Allison Smith's too. Whether pairs across languages are alike is another question than
+# the one asked here, so that they calibrate only.
 SPEAKERS = {
     "asterisk-core-sounds-en-wav": ("Allison Smith", _SHARE_ALIKE),
     "asterisk-core-sounds-fr-wav": ("June Wallack", _SHARE_ALIKE),
@@ -77,7 +88,10 @@ SPEAKERS = {
         "Paola Dal Zot (recorded with Marco Menardi, http://www.voip.ammdomus.it)",
         _SHARE_ALIKE,
     ),
+    "asterisk-prompt-es-co": ("the voice of Avatar Ltda. (July E. Jiménez)", "GPL-2.0-only"),
+    "asterisk-prompt-fr-armelle": ("Armelle Desjardins (© 2006 Michel Gutierrez)", "BSD"),
 }
+GSM = ("asterisk-prompt-es-co", "asterisk-prompt-fr-armelle")  # as the telephone sends them; the others are WAV files
 CALIBRATION_ONLY = "asterisk-core-sounds-es-wav"
 
 ORIGIN = "recorded prompts of Debian's packages " + ", ".join(sorted(PACKAGES))
@@ -85,14 +99,14 @@ LICENCE = "recordings: " + "; ".join(f"{who}: {terms}" for who, terms in SPEAKER
 
 
 def held_out() -> traces.Data:
-    """Prompts of five speakers that nothing was calibrated on; groups are the speakers."""
+    """Prompts of seven speakers that nothing was calibrated on; groups are the speakers."""
     return _data(
         [_evenly(_prompts(name)[1], HELD_OUT) for name in SPEAKERS], list(range(len(SPEAKERS))), "speaker data"
     )
 
 
 def calibration() -> traces.Data:
-    """Prompts to calibrate on, of the five speakers and in Spanish."""
+    """Prompts to calibrate on, of the seven speakers and in Mexican Spanish."""
     names = [*SPEAKERS, CALIBRATION_ONLY]
     groups = [*range(len(SPEAKERS)), list(SPEAKERS).index("asterisk-core-sounds-en-wav")]
     return _data([_evenly(_prompts(name)[0], CALIBRATION) for name in names], groups, "speaker calibration")
@@ -144,9 +158,10 @@ def _prompts(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     calibrate, and those that are held out."""
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     seen: set[bytes] = set()
-    for place, content in debian.files(debian.package(PACKAGES[name]), ".wav"):
+    ending = ".gsm" if name in GSM else ".wav"
+    for place, content in debian.files(debian.package(PACKAGES[name]), ending):
         digest = hashlib.sha256(content).digest()
-        samples, rate = recordings.read_wave(content, place)
+        samples, rate = (gsm.decode(content, place), gsm.RATE) if name in GSM else recordings.read_wave(content, place)
         if digest in seen or len(samples) * recordings.RATE < FRAMES * recordings.HOP * rate:
             continue
         seen.add(digest)
@@ -198,9 +213,8 @@ def _split(power: np.ndarray) -> np.ndarray:
 
 
 def _evenly(prompts: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """`count` of the prompts, evenly spaced."""
-    if len(prompts) < count:
-        raise InputError(f"a speaker has {len(prompts)} prompts that are long enough; {count} are needed")
+    """At most `count` of the prompts, evenly spaced."""
+    count = min(count, len(prompts))
     return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
