@@ -47,22 +47,41 @@ class EqualError:
         order = np.argsort(-cosines, kind="stable")
         first, second = first[order], second[order]
         same = groups[first] == groups[second]
-        # Pairs of one cosine are accepted together: only the last of them is a place for the threshold.
+        # Pairs of one cosine are accepted together: only the last of them is a place for the threshold. Pairs of either
+        # kind that are accepted there:
         thresholds = np.flatnonzero(np.diff(cosines[order], append=-np.inf))
+        alike = np.concatenate([[0], np.cumsum(same)[thresholds]])
+        unlike = np.concatenate([[0], thresholds + 1]) - alike
+        others = first[~same], second[~same]
+        same_first, same_second = first[same], second[same]
+        places = {group: np.flatnonzero(groups[same_first] == group) for group in np.unique(groups).tolist()}
+        ends = {group: (same_first[places[group]], same_second[places[group]]) for group in places}
 
         def rate(weights: np.ndarray) -> float:
             count = weights.sum(axis=0)
-            drawn = count[first] * count[second]
-            within = np.zeros(len(drawn), np.int64)
-            within[same] = sum(row[first[same]] * row[second[same]] for row in weights)
-            accepted, accepted_wrongly = np.cumsum(within), np.cumsum(np.where(same, 0, drawn))
-            if not len(drawn) or not accepted[-1] or not accepted_wrongly[-1]:
+            within = np.zeros(len(same_first), np.int64)
+            for row in weights:
+                for group in set(groups[row > 0].tolist()):
+                    one, other = ends[group]
+                    within[places[group]] += row[one] * row[other]
+            accepted = np.concatenate([[0], np.cumsum(within)])
+            accepted_wrongly = np.concatenate([[0], np.cumsum(count[others[0]] * count[others[1]])])
+            if not accepted[-1] or not accepted_wrongly[-1]:
                 return float("nan")
-            missed = np.concatenate([[1.0], 1.0 - accepted[thresholds] / accepted[-1]])
-            wrong = np.concatenate([[0.0], accepted_wrongly[thresholds] / accepted_wrongly[-1]])
-            excess = missed - wrong
-            after = int(np.argmax(excess <= 0))
-            part = excess[after - 1] / (excess[after - 1] - excess[after])
-            return float(wrong[after - 1] + part * (wrong[after] - wrong[after - 1]))
+
+            def missed(n: int) -> float:
+                return float(1.0 - accepted[alike[n]] / accepted[-1])
+
+            def wrong(n: int) -> float:
+                return float(accepted_wrongly[unlike[n]] / accepted_wrongly[-1])
+
+            # From one threshold to the next, less is missed and more is wrong: the first one where that is no less.
+            before, after = 0, len(alike) - 1
+            while after - before > 1:
+                middle = (before + after) // 2
+                before, after = (middle, after) if missed(middle) - wrong(middle) > 0 else (before, middle)
+            excess, left = missed(before) - wrong(before), missed(after) - wrong(after)
+            part = excess / (excess - left)
+            return wrong(before) + part * (wrong(after) - wrong(before))
 
         return rate

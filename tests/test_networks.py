@@ -21,7 +21,7 @@ from bench.networks import kjv, table
 from fxp import cli, networks
 from fxp.evaluation import emulate_scored, float_totals
 from fxp.intervals import student_quantile
-from fxp.networks import chorales, evaluation, fetch, halves, kjv_512, registry
+from fxp.networks import chorales, evaluation, fetch, halves, kjv_512, registry, tolerated
 from fxp.observation import subset
 from fxp.quantise import requantise
 from fxp.scoring import Loss, Scorer
@@ -399,6 +399,100 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
         assert all(abs(row["low_share"] - expected.low_share) < 0.02 for row in met) and len(met) in (6, 2)
 
 
+def slice_of_reviews(folder, monkeypatch, count=60):
+    for file in ("data.h5", "calibration.h5"):
+        with traces.open(networks.path("reviews", file)) as whole:
+            subset(whole, range(count)).write(folder / file)
+    shutil.copy(networks.path("reviews"), folder / "model.h5")
+    monkeypatch.setattr(networks, "build", lambda name, folder=None: {f: folder / f for f in registry.STANDARD})
+
+
+@pytest.mark.parametrize("tolerance", [1e-9, 0.05, 1.0])
+def test_a_share_is_chosen_on_calibration_data_alone(tmp_path, monkeypatch, tolerance):
+    """A slice of the reviews, from the command line: what is chosen, and what the held-out data says of it."""
+    slice_of_reviews(tmp_path, monkeypatch)
+    monkeypatch.setitem(registry.TOLERANCES, "cross_entropy", (tolerance, False))
+    out = io.StringIO()
+    arguments = ["--at-tolerance", "--shares", "57%,100%", "-o", str(tmp_path), "--json", "--metric", "cross_entropy"]
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        cli.main(["networks", "evaluate", "reviews", *arguments])
+    result = json.loads(out.getvalue())
+    assert done.value.code == 0 and result["tolerance"] == tolerance
+    judged, found, row = result["calibration"], result["chosen"], result["held_out"]
+    assert (judged["sequences"], judged["confirming"], judged["judged_by"]) == (60, 60, "cross_entropy")
+    held = [probe for probe in judged["probes"] if probe["held"]]
+    for probe in judged["probes"]:
+        fits = max(probe["reach"], probe["loss_upper"]) <= tolerance and probe["chance"] >= tolerated.CHANCE
+        assert probe["held"] == fits and probe["reach"] == pytest.approx(probe["loss_upper"] - probe["loss"])
+    assert (found is None) == (not held)
+    network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "data.h5")
+    if found is None:
+        assert tolerance < 1e-6 and row["low_share"] == 0 and row["loss"] == 0
+    else:
+        assert found["share"] == max(probe["share"] for probe in held) == row["share"]
+        fitted = tolerated.Fitted(network, traces.Data.read(tmp_path / "calibration.h5"))
+        scorer = Scorer(fitted.network, data, metric="cross_entropy")
+        high = emulate_scored(scorer, accel.Static(8)).totals
+        scored = emulate_scored(scorer, fitted.at(found["controller"], found["share"]))
+        loss = scorer.loss(scored.totals, high)
+        assert (row["loss"], row["loss_upper"], row["low_share"]) == (loss.value, loss.upper, scored.run.low_share)
+        assert row["verdict"] == evaluation.verdict(loss, tolerance)
+        assert (found["share"], found["controller"]) == (1.0, "calibrated") or tolerance < 1
+    assert [(step["share"], step["controller"]) for step in result["ladder"]] == [
+        (share, form) for share in (0.57, 1.0) for form in tolerated.FORMS
+    ]
+    assert [step["low_share"] for step in result["ladder"][2:]] == [1.0, 1.0]
+    # Other held-out data of as many sequences changes nothing about the choice.
+    with traces.open(networks.path("reviews", "data.h5")) as whole:
+        subset(whole, range(100, 160)).write(tmp_path / "data.h5")
+    other = evaluation.evaluate_at_tolerance("reviews", (1.0,), "cross_entropy", folder=tmp_path)
+    assert other["chosen"] == found and other["calibration"] == judged
+
+
+def test_calibration_sequences_are_judged_by_fits_that_have_not_seen_them(tmp_path, monkeypatch):
+    slice_of_reviews(tmp_path, monkeypatch, 40)
+    network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "calibration.h5")
+    jury = tolerated.Jury(network, data, "accuracy", 0.05, confirming=160)
+    probe = jury.probe("element readouts", 0.9)
+    differences, expected = np.zeros(40), np.zeros(40)
+    low = 0.0
+    for first in range(5):
+        held_out = range(first, 40, 5)
+        fitted = tolerated.Fitted(network, subset(data, [n for n in range(40) if n not in held_out]))
+        part = subset(data, held_out)
+        scorer = Scorer(fitted.network, part, metric="accuracy")
+        runs = [emulate_scored(scorer, c) for c in (accel.Static(8), fitted.at("element readouts", 0.9))]
+        differences[first::5] = runs[0].totals - runs[1].totals
+        low += runs[1].run.low_share * part.total / data.total
+        # What the float network expects of the decisions.
+        outputs = fxp.emulate_float(network, list(part))
+        logits = np.array([scorer.read(n, h)[0] for n, h in enumerate(outputs)], np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        for sign, controller in ((1, accel.Static(8)), (-1, fitted.at("element readouts", 0.9))):
+            heads = fxp.emulate(fitted.network, list(part), controller).outputs
+            choices = [scorer.read(n, h)[0].argmax() for n, h in enumerate(heads)]
+            expected[first::5] += sign * chances[np.arange(8), choices]
+    assert probe.low_share == pytest.approx(low) and probe.loss == pytest.approx(expected.mean(), abs=1e-12)
+    quantile, errors = student_quantile(0.95, 39), [x.std(ddof=1) / np.sqrt(40) for x in (expected, differences)]
+    assert probe.loss_upper == pytest.approx(expected.mean() + quantile * errors[0])
+    # Four times as many sequences are to confirm it.
+    assert probe.reach == pytest.approx(quantile * errors[1] / 2)
+    with pytest.raises(traces.InputError, match="has 9 sequences; 10 are needed"):
+        tolerated.Jury(network, subset(data, range(9)), "accuracy", 0.05)
+
+
+def test_the_mean_share_counts_what_is_held():
+    def result(name, verdict, share, held_steps):
+        steps = [{"low_share": s, "verdict": "held" if s in held_steps else "lost"} for s in (0.5, 0.75, 1.0)]
+        metric = networks.entry(name).metric
+        return {"network": name, "metric": metric, "held_out": {"verdict": verdict, "low_share": share}, "ladder": steps}
+
+    some = [result("chorales", "held", 0.7, (0.5,)), result("kjv-512", "lost", 0.6, (0.5,)), result("kjv", "held", 0.4, ())]
+    assert "Mean over kjv, chorales: 55 %" in table.means(some)
+    said = table.means(some[:2])
+    assert "Mean over kjv-512, chorales: 35 %" in said and "kjv-512 (lost)" in said and said.endswith(": 60 %.")
+
+
 def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
     for arguments, message in [
         (["evaluate", "kvj"], "network 'kvj' is unknown"),
@@ -406,6 +500,7 @@ def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
         (["evaluate", "kjv", "--low-share", "0", "-o", str(tmp_path)], "more than 0 and less than 1"),
         (["evaluate", "kjv", "--low-share", "1", "--shares", "50%"], "not both"),
         (["evaluate", "kjv", "--metric", "speed"], "tolerances are known for"),
+        (["evaluate", "kjv", "--at-tolerance", "--shares", "0%", "-o", str(tmp_path)], "of the ladder"),
         (["build", "kvj"], "network 'kvj' is unknown"),
     ]:
         with pytest.raises(SystemExit) as done:
@@ -420,4 +515,4 @@ def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
 
 def test_the_table_of_the_page_is_filled_from_the_results():
     page = table.PAGE.read_text(encoding="utf-8")
-    assert table.filled(page, table.stored()) == page
+    assert table.filled(page, table.stored(), table.stored("tolerance")) == page

@@ -1,5 +1,6 @@
 """Words, recordings and packages: how the files of g2p and speaker are made."""
 
+import hashlib
 import io
 import tarfile
 import wave
@@ -12,7 +13,7 @@ import fxp
 import traces
 from bench.networks import g2p as script
 from fxp import networks, transcripts
-from fxp.networks import debian, fetch, g2p, recordings, speaker
+from fxp.networks import debian, fetch, g2p, gsm, recordings, speaker
 from traces import InputError
 
 
@@ -106,6 +107,26 @@ def test_recordings_are_read_from_a_package_or_refused(tmp_path):
         recordings.read_wave(wav(samples, channels=2), "x")
 
 
+GSM_DIGEST = "eb0612ab9706425dbf50425e73b0ebb6081cca0c3405631de821859d47730f56"
+
+
+def test_gsm_is_decoded_as_by_the_reference_or_refused():
+    # Parameters at random; the sums are of what libgsm 1.0.22 makes of these frames.
+    frames = np.random.default_rng(6).integers(0, 256, (50, gsm.FRAME), np.uint8)
+    frames[:, 0] = gsm.MAGIC << 4 | frames[:, 0] & 15
+    samples = gsm.decode(frames.tobytes(), "x")
+    assert len(samples) == 50 * 160 and np.abs(samples).max() <= 1
+    whole = np.rint(samples * 32768).astype(np.int64)
+    assert (whole % 8 == 0).all()
+    assert hashlib.sha256(whole.astype("<i2").tobytes()).hexdigest() == GSM_DIGEST
+    # The decoder goes on from frame to frame: its first half alone gives the same, the second alone does not.
+    assert np.array_equal(gsm.decode(frames[:25].tobytes(), "x"), samples[:4000])
+    assert not np.array_equal(gsm.decode(frames[25:].tobytes(), "x"), samples[4000:])
+    for content in (b"", frames.tobytes()[:-1], bytes(33)):
+        with pytest.raises(InputError, match=r"x: not a GSM 06\.10 file"):
+            gsm.decode(content, "x")
+
+
 def test_a_package_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(debian, "POOL", (tmp_path / "nowhere").as_uri())
@@ -135,9 +156,16 @@ def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
         made[f"usr/{number:03}.wav"] = wav(0.1 * generator.normal(size=14000).clip(-3, 3))
         made[f"usr/{number:03}-copy.wav"] = made[f"usr/{number:03}.wav"]
     made["usr/short.wav"] = wav(np.ones(100) * 0.1)
-    path = tmp_path / "x.deb"
-    path.write_bytes(deb(made))
-    monkeypatch.setattr(debian, "package", lambda wanted: path)
+    # The others send frames of GSM: pulses at random places are as loud as speech.
+    loud = {}
+    for number in range(40):
+        frames = generator.integers(0, 256, (200, gsm.FRAME), np.uint8)
+        frames[:, 0] = gsm.MAGIC << 4 | frames[:, 0] & 15
+        loud[f"usr/{number:03}.gsm"] = loud[f"usr/{number:03}-copy.gsm"] = frames.tobytes()
+    paths = {".wav": tmp_path / "x.deb", ".gsm": tmp_path / "y.deb"}
+    paths[".wav"].write_bytes(deb(made))
+    paths[".gsm"].write_bytes(deb(loud))
+    monkeypatch.setattr(debian, "package", lambda wanted: paths[".gsm" if wanted.name in speaker.GSM else ".wav"])
     largest = generator.uniform(5, 40, 40)
     monkeypatch.setattr(speaker, "weights", lambda: {"lstm.weight_ih_l0": np.stack([largest / 2, -largest])})
     monkeypatch.setattr(speaker, "CALIBRATION", 8)
@@ -151,10 +179,10 @@ def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
     finally:
         for cached in (speaker._prompts, speaker._parts):
             cached.cache_clear()
-    assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 5
-    assert (len(held_out), len(seen)) == (100, 48)
-    assert held_out.groups.tolist() == np.repeat(range(5), 20).tolist()
-    assert seen.groups.tolist() == [*np.repeat(range(5), 8).tolist(), *[0] * 8]
+    assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 7
+    assert (len(held_out), len(seen)) == (140, 64)
+    assert held_out.groups.tolist() == np.repeat(range(7), 20).tolist()
+    assert seen.groups.tolist() == [*np.repeat(range(7), 8).tolist(), *[0] * 8]
     assert (np.diff(held_out.offsets) == 160).all()
     # The inputs of a band follow on each other and add up to its power, none too wide for its weights.
     assert held_out.features == seen.features == len(band) and sorted(set(band)) == list(range(40))
@@ -168,7 +196,7 @@ def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
     sums = [np.add.reduceat(x.astype(np.float64), np.flatnonzero(np.append(True, ~follow)), axis=1) for x in held_out]
     assert np.array_equal(sums[:20], speaker._evenly(parts[0][1], 20))
     contents = {x.tobytes() for x in held_out}
-    assert len(contents) == 20
+    assert len(contents) == 40
     assert not contents & {x.tobytes() for x in seen}
     held_out.write(tmp_path / "data.h5")
     assert traces.Data.read(tmp_path / "data.h5").groups.tolist() == held_out.groups.tolist()

@@ -80,16 +80,14 @@ class Fitted:
         # since all is compared with it.
         self.network, neuron = calibrate(network, self.data, low_share=0.0, seed=seed, scales="keep", threads=threads)
         self.observation = Observation(self.network, self.data, threads)
-        elements = element_controller(self.network, self.observation, seed)
-        self._forms = dict(zip(FORMS, (neuron, elements), strict=True))
+        self._seed = seed
+        self._forms = {FORMS[0]: neuron}
         self._levels: dict[str, Levels] = {}
-
-    def controller(self, form: str) -> Calibrated:
-        """The controller of a form, its threshold unset."""
-        return self._forms[form]
 
     def at(self, form: str, share: float) -> Calibrated:
         """The controller of a form that gives the activations of the run at high precision a low share."""
+        if form not in self._forms:
+            self._forms[form] = element_controller(self.network, self.observation, self._seed)
         controller = self._forms[form]
         if share in (0.0, 1.0):  # whatever the activations are
             return everywhere(controller, self.network, low=share == 1.0)
