@@ -107,11 +107,13 @@ def calibrate(
     network, treatment = precision.treated(network, data, scales, threads)
     observation = Observation(network, data, threads, _part(progress, data.total))
     sides = sum(layer.directions for layer in network.layers)
+    gradients = sensitivity.Kept()
     layers, fits = offsets.fit_layers(
-        network.layers, observation, seed, threads=threads, progress=_part(progress, sides)
+        network.layers, observation, seed, threads=threads, progress=_part(progress, sides), kept=gradients
     )
     fitted = Network(replace(network.model, layers=layers))
-    controller, explained = _controller(fitted, observation, seed, columns, _part(progress, 1))
+    controller, explained = _controller(fitted, observation, seed, columns, _part(progress, 1), gradients)
+    del gradients
     record: dict[str, Any] = {
         "offsets": "fitted",
         "scales": treatment,
@@ -193,7 +195,12 @@ def _part(progress: Progress | None, total: float) -> Progress | None:
 
 
 def _controller(
-    network: Network, observation: Observation, seed: int, columns: int | None, progress: Progress | None = None
+    network: Network,
+    observation: Observation,
+    seed: int,
+    columns: int | None,
+    progress: Progress | None = None,
+    gradients: sensitivity.Kept | None = None,
 ) -> tuple[Calibrated, list[list[float]]]:
     """Scores and readouts (threshold 0), and how much each direction's readouts explain.
 
@@ -201,7 +208,7 @@ def _controller(
     for each product that it saves.
     """
     samples = None if columns == 0 else foresight.SAMPLES
-    statistics = sensitivity.measure(network.layers, observation, seed, progress, samples)
+    statistics = sensitivity.measure(network.layers, observation, seed, progress, samples, gradients)
     per_product = [
         np.array([side.power for side in sides]) / (layer.input_size + layer.output_size)
         for layer, sides in zip(network.layers, statistics, strict=True)

@@ -19,7 +19,7 @@ from fxp import quantise
 from fxp.formats import Formats
 from fxp.kernels import offsets as kernels
 from fxp.observation import Observation, Side
-from fxp.sensitivity import magnitudes
+from fxp.sensitivity import Kept, magnitudes
 
 SAMPLES = 10_000  # steps that the fit sees, evenly spaced over those observed
 SWEEPS = 4  # over the bits of a row; later ones change little
@@ -239,17 +239,18 @@ def fit_layers(
     *,
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[list[traces.Layer], list[dict[str, float]]]:
     """Layers with fitted bits, and a record for each: number of bits, bits changed, mean squared error of z.
 
-    The steps of a row count with |dL/dz| (`fxp.sensitivity.magnitudes`, which takes the seed). With as many low as high
-    bits there is nothing to fit.
+    The steps of a row count with |dL/dz| (`fxp.sensitivity.magnitudes`, which takes the seed, and `kept`). With as many
+    low as high bits there is nothing to fit.
     """
     formats = observation.network.formats
     if formats.shift == 0:
         return list(layers), []
     steps = spread(observation.steps)
-    importance = magnitudes(observation, steps, seed)
+    importance = magnitudes(observation, steps, seed, kept=kept)
     fitted, records = [], []
     for number, layer in enumerate(layers):
         fits = [

@@ -7,7 +7,9 @@ activations of a run at high precision.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from fxp.transcripts import alternatives
 from traces import InputError
 
 BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence goes alone
+KEPT = 8 << 30  # bytes of gradients that are kept for a second pass
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,60 @@ class Impact:
     members: Sequence[int] = ()
 
 
+class Kept:
+    """The gradients of one pass over an observation, for the next pass: in a temporary file that has no name.
+
+    Where they are more than `KEPT` bytes, or there is no room for the file, nothing is kept, and the next pass computes
+    them again. The bits are the same either way.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._file: Any = None
+
+    def begin(self, observation: Observation) -> None:
+        """Make room for the gradients of a pass over an observation."""
+        rows = sum(4 * layer.hidden_size * layer.directions for layer in observation.network.layers)
+        padded = sum(len(group) * observation.lengths[group[0]] for group in _groups(observation.lengths))
+        if 4 * rows * padded <= KEPT:
+            with suppress(OSError):
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def write(self, sides: list[np.ndarray]) -> None:
+        """Keep what the directions of a layer have for some sequences, float32."""
+        try:
+            for dz in sides if self._file is not None else ():
+                self._file.write(np.ascontiguousarray(dz).data)
+        except OSError:
+            self._file = None
+
+    def finish(self) -> None:
+        """All have been written."""
+        try:
+            if self._file is not None:
+                self._file.flush()
+                self.complete = True
+        except OSError:
+            self._file = None
+
+    def rewind(self) -> None:
+        """Read from the start again."""
+        self._file.seek(0)
+
+    def read(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """The next array that was written, float32."""
+        values = np.empty(shape, np.float32)
+        if self._file.readinto(values.data.cast("B")) != values.nbytes:
+            raise InputError("the temporary file of the calibration has been cut short")
+        return values
+
+
 def impacts(
     layers: list[traces.Layer],
     observation: Observation,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    kept: Kept | None = None,
 ) -> Iterator[Impact]:
     """Changes of the loss by running single elements and steps low.
 
@@ -55,12 +107,14 @@ def impacts(
         squared error of h.
     seed : int
         Of the random projection; not used with labels.
+    kept : Kept, optional
+        Takes in the gradients, or gives them if a pass over the same observation with the same seed has filled it.
 
     Yields
     ------
     Impact, every step of every sequence once for each layer and direction
     """
-    for members, batch, number, sides in _gradients(observation, seed, progress):
+    for members, batch, number, sides in _gradients(observation, seed, progress, kept):
         for direction, dz in enumerate(sides):
             change, before = _errors(layers[number], number, direction, observation, members)
             product = batch.rows(dz) * change
@@ -68,13 +122,17 @@ def impacts(
 
 
 def magnitudes(
-    observation: Observation, steps: np.ndarray, seed: int = 0, progress: Callable[[float], None] | None = None
+    observation: Observation,
+    steps: np.ndarray,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    kept: Kept | None = None,
 ) -> list[list[np.ndarray]]:
     """|dL/dz| of every row at some steps: float32 [len(steps), 4H] for each layer and direction.
 
     Parameters
     ----------
-    observation, seed : as for `impacts`
+    observation, seed, kept : as for `impacts`
     steps : ascending int array
         Places in the concatenation of all sequences, each in the direction's order of processing (`Observation.side`).
     """
@@ -83,7 +141,7 @@ def magnitudes(
         [np.zeros((len(steps), 4 * layer.hidden_size), np.float32) for _ in range(layer.directions)]
         for layer in observation.network.layers
     ]
-    for members, _, number, sides in _gradients(observation, seed, progress):
+    for members, _, number, sides in _gradients(observation, seed, progress, kept):
         for column, member in enumerate(members):
             first, last = np.searchsorted(steps, starts[member : member + 2])
             for direction, dz in enumerate(sides):
@@ -92,9 +150,22 @@ def magnitudes(
 
 
 def _gradients(
-    observation: Observation, seed: int, progress: Callable[[float], None] | None
+    observation: Observation, seed: int, progress: Callable[[float], None] | None, kept: Kept | None = None
 ) -> Iterator[tuple[list[int], Batch, int, list[np.ndarray]]]:
     """Some sequences, as a batch, a layer, and dL/dz [T, B, 4H] of its directions in the order of processing."""
+    layers = observation.network.layers
+    if kept is not None and kept.complete:
+        kept.rewind()
+        for members in _groups(observation.lengths):
+            batch = Batch([observation.features[n] for n in members])
+            for number in reversed(range(len(layers))):
+                shape = (*batch.x.shape[:2], 4 * layers[number].hidden_size)
+                yield members, batch, number, [kept.read(shape) for _ in range(layers[number].directions)]
+            if progress is not None:
+                progress(sum(batch.lengths) / observation.steps)
+        return
+    if kept is not None:
+        kept.begin(observation)
     floats = quantise.float_layers(observation.network.model)
     generator = np.random.default_rng(seed)
     for members in _groups(observation.lengths):
@@ -112,9 +183,13 @@ def _gradients(
             if number < len(floats) - 1:
                 states = _unrolled(floats[number], batch, inputs[number])
             pre, gradient = _backward(floats[number], batch, states, gradient)
+            if kept is not None:
+                kept.write(pre)
             yield members, batch, number, pre
         if progress is not None:
             progress(sum(batch.lengths) / observation.steps)
+    if kept is not None:
+        kept.finish()
 
 
 class Statistics:
@@ -173,11 +248,12 @@ def measure(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
     samples: int | None = None,
+    kept: Kept | None = None,
 ) -> list[list[Statistics]]:
     """Statistics of every layer and direction, with about so many samples each; other arguments as for `impacts`."""
     stride = None if samples is None else -(-observation.steps // samples)
     statistics = [[Statistics(layer, stride) for _ in range(layer.directions)] for layer in layers]
-    for impact in impacts(layers, observation, seed, progress):
+    for impact in impacts(layers, observation, seed, progress, kept):
         x = None
         if stride is not None:
             indices = [observation.input_index(impact.layer, n) for n in impact.members]

@@ -154,6 +154,29 @@ def test_fit_starts_near_the_least_squares_and_ends_no_worse_than_it_began(case)
     assert np.allclose(weighed.weights(rows), (importance / importance.sum(axis=0)).T, atol=1e-6)
 
 
+@pytest.mark.parametrize("limit", [sensitivity.KEPT, 0])
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_gradients_of_one_pass_serve_the_next(number, limit, make_network, monkeypatch):
+    network = make_network(seed=number, **SHAPES[number])
+    observation = Observation(network, make_data(network, 7, 9))
+    monkeypatch.setattr(sensitivity, "BATCH_STEPS", 20)
+    monkeypatch.setattr(sensitivity, "KEPT", limit)
+    steps = np.arange(0, observation.steps, 2)
+    kept = sensitivity.Kept()
+    found = [sensitivity.magnitudes(observation, steps), sensitivity.magnitudes(observation, steps, kept=kept)]
+    wanted = list(sensitivity.impacts(network.layers, observation))
+    passes = []
+    whole = sensitivity._unrolled
+    monkeypatch.setattr(sensitivity, "_unrolled", lambda *given: passes.append(1) or whole(*given))
+    for _ in range(2):
+        given = list(sensitivity.impacts(network.layers, observation, kept=kept))
+        assert [(i.layer, i.direction, i.members) for i in given] == [(i.layer, i.direction, i.members) for i in wanted]
+        assert all(np.array_equal(a.values, b.values) for a, b in zip(given, wanted, strict=True))
+    assert kept.complete == (not passes) == (limit > 0)
+    for a, b in zip(*found, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_magnitudes_are_the_gradients_of_the_impacts(number, make_network, monkeypatch):
     network = make_network(seed=number, **SHAPES[number])
