@@ -485,12 +485,15 @@ def test_the_mean_share_counts_what_is_held():
     def result(name, verdict, share, held_steps):
         steps = [{"low_share": s, "verdict": "held" if s in held_steps else "lost"} for s in (0.5, 0.75, 1.0)]
         metric = networks.entry(name).metric
-        return {"network": name, "metric": metric, "held_out": {"verdict": verdict, "low_share": share}, "ladder": steps}
+        row, found = {"verdict": verdict, "low_share": share}, {} if share else None
+        return {"network": name, "metric": metric, "chosen": found, "held_out": row, "ladder": steps}
 
     some = [result("chorales", "held", 0.7, (0.5,)), result("kjv-512", "lost", 0.6, (0.5,)), result("kjv", "held", 0.4, ())]
     assert "Mean over kjv, chorales: 55 %" in table.means(some)
     said = table.means(some[:2])
     assert "Mean over kjv-512, chorales: 35 %" in said and "kjv-512 (lost)" in said and said.endswith(": 60 %.")
+    said = table.means([some[0], result("g2p", "held", 0.0, (0.5, 0.75))])
+    assert "Mean over chorales, g2p: 35 %" in said and "g2p (no share chosen)" in said and said.endswith(": 72.5 %.")
 
 
 def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):

@@ -100,17 +100,21 @@ def means(results: list[dict[str, Any]]) -> str:
     strict, lenient, unheld = [], [], []
     for result in counted:
         row = result["held_out"]
-        held = [step["low_share"] for step in result["ladder"] if step["verdict"] == "held"]
-        strict.append(row["low_share"] if row["verdict"] == "held" else 0.0)
-        lenient.append(row["low_share"] if row["verdict"] == "held" else max(held, default=0.0))
-        unheld += [] if row["verdict"] == "held" else [f"{result['network']} ({row['verdict']})"]
+        on_ladder = max((step["low_share"] for step in result["ladder"] if step["verdict"] == "held"), default=0.0)
+        held = result["chosen"] is not None and row["verdict"] == "held"
+        strict.append(row["low_share"] if held else 0.0)
+        lenient.append(row["low_share"] if held else on_ladder)
+        if not held:
+            why = "no share chosen" if result["chosen"] is None else row["verdict"]
+            unheld.append(f"{result['network']} ({why})")
     names = ", ".join(result["network"] for result in counted)
     said = f"**Mean over {names}: {percent(np.mean(strict))}** of what was chosen and is held"
     if not unheld:
         return said + "; every choice is."
     return (
         f"{said}; not held, and so counted as 0 %: {', '.join(unheld)}. With the largest share of the ladder that "
-        f"the held-out data finds held in their place, which is chosen in hindsight: {percent(np.mean(lenient))}."
+        f"the held-out data finds held in their place (0 % where there is none), which is chosen in hindsight: "
+        f"{percent(np.mean(lenient))}."
     )
 
 

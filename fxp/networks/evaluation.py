@@ -167,7 +167,8 @@ def evaluate_at_tolerance(
             raise InputError(f"low share {share!r} of the ladder: expected more than 0 and at most 1")
     files = networks.build(name, folder)
     network = load(files["model.h5"])
-    with traces.open(files["data.h5"], kind="data") as data, traces.open(files["calibration.h5"], kind="data") as seen:
+    with traces.open(files["data.h5"], kind="data") as held, traces.open(files["calibration.h5"], kind="data") as seen:
+        data = as_data(network, held)  # in memory, since it is read many times
         scorer = Scorer(network, data, str(files["data.h5"]), metric=metric or entry.metric)
         options: dict[str, Any] = {"threads": threads, "progress": progress}
         calibrating = as_data(network, seen)
