@@ -84,7 +84,8 @@ def chosen(results: list[dict[str, Any]]) -> str:
         else:
             cells += [found["controller"], percent(found["low_share"])]
             cells += [f"{found[key]:+.5f}" for key in ("loss", "loss_upper")]
-        cells += [f"{result['sequences']:,}", percent(row["low_share"]), *judged(row)]
+        cells += [f"{result['sequences']:,}", percent(row["low_share"])]
+        cells += judged(row) if found is not None else ["", "", f"{result['tolerance']:.5f}", "none chosen"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\n" + means(results)
 
