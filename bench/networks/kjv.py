@@ -60,8 +60,8 @@ RESTARTS = (0.2, 0.01)
 # "Variational dropout and the local reparameterization trick", 2015): it comes in as NOISE_INPUTS further
 # inputs with random weights. The embedding starts uniform, with the variance of torch's normal one, so that no value
 # stands out at the start.
-DROP_CONNECT = 0.05
-NOISE, NOISE_INPUTS = 0.07, 32
+DROP_CONNECT = 0.1
+NOISE, NOISE_INPUTS = 0.1, 32
 EMBEDDING_RANGE = 1.7320508
 
 PLAIN_ITERATIONS, PLAIN_RESTARTS = 5000, (0.2,)  # of `train_plain`
