@@ -147,7 +147,7 @@ def test_the_oracle_takes_the_least_harmful_decisions(make_network, monkeypatch,
 def test_the_oracle_loses_far_less_than_chance():
     network = fxp.load(networks.path("kjv"))
     with traces.open(networks.path("kjv", "data.h5"), kind="data") as data:
-        data = subset(data, range(16))
+        data = subset(data, range(64))
     random, known = fxp.evaluate(network, data, [accel.Random(0.5), Oracle(Impacts(network, data), 0.5)])
     assert 0 < known.difference < random.difference / 4
     assert known.interval[1] < random.interval[0]

@@ -80,7 +80,7 @@ def evaluate(
     """What low precision costs a network: controllers at matched low shares against static high precision.
 
     The network is calibrated on its calibration data at each share and judged on its held-out data.
-    Examples: fxp networks evaluate kjv --shares 40%,57%,76%; fxp networks evaluate g2p --at-tolerance
+    Example: fxp networks evaluate kjv --shares 40%,57%,76%, or fxp networks evaluate g2p --at-tolerance
     """
     from fxp.networks import evaluation, registry
 
