@@ -1,5 +1,7 @@
 """Small quantised networks for the tests of what users call."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,10 @@ import fxp
 import traces
 from fxp.formats import Formats
 from fxp.quantise import FloatLayer, build
+
+# A shell that runs the tests in the background has them ignore interrupts, and so would the commands that they interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_network(

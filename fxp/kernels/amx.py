@@ -19,7 +19,8 @@ import numpy as np
 from fxp.kernels import rows, rows512, tiles, unit512, vector, vector512, wide
 from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.group import GROUP, load_group, load_rows, row_of, split, steps_fixed, steps_float
-from fxp.kernels.vector import add32, load, sub32
+from fxp.kernels.vector import load, sub32
+from fxp.kernels.vnni import expand
 
 BYTES = 64  # bytes of the activations of 64 columns for rows of bytes
 TILES = True
@@ -203,22 +204,6 @@ def settle(shape, group, g, t):
 # One sequence
 
 
-@helper
-def expand(shape, group):
-    """Activations of h at both precisions."""
-    total, raised = vector.zero(), vector.spread(np.int32(-2139062144))  # 128 in every byte
-    source, high, low = group.h, group.activations + 64, group.low_activations + 64
-    for n in range(0, 64 * shape.h_pairs, 32):
-        values = load(source + n)
-        vector.store(high + n, vector.flip(values, raised))
-        values = vector.lower8(values, np.int32(shape.shift), np.int32(shape.low_top))
-        if shape.nibbles:
-            total = add32(total, rows.store_nibbles(values, low + n))
-        else:
-            vector.store(low + n, vector.flip(values, raised))
-    vector.store(low - 32, vector.halves(np.int32(0), vector.total32(total)))
-
-
 @inlined
 def element_place(k):
     """Where the sums of an element's h part lie, by elements (`fxp.kernels.unit512`)."""
@@ -270,11 +255,12 @@ def nibble_elements(shape, order, count, base, stride, terms, v, out):
 @inlined
 def one_sequence(shape, group):
     """h parts of the only sequence by elements: first the high elements, then the low ones."""
-    expand(shape, group)
+    v, low_v = group.activations + 64, group.low_activations + 64
+    total = expand(group.h, shape.h_pairs, v, low_v, shape)
+    vector.store(low_v - 32, vector.halves(np.int32(0), np.int32(total)))
     order, out = group.order, group.h_sums
     low_order = order + 4 * (group.size + 16)
     high_count, low_count = split(group.low, shape.hidden, order, low_order, group.table)
-    v, low_v = group.activations + 64, group.low_activations + 64
     byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
     low, stride, terms = shape.low, shape.low_stride, shape.low_terms
     if shape.nibbles:
