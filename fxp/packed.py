@@ -80,16 +80,13 @@ def _tiles(rows: np.ndarray) -> np.ndarray:
 
 
 def _nibble_tiles(rows: np.ndarray) -> np.ndarray:
-    """`_tiles` of int8 in [-8, 7] with two blocks of columns in one: uint8, the first one in the low halves of bytes.
-
-    What follows the last block is read, but not used.
-    """
+    """`_tiles` of int8 in [-8, 7] with two blocks of columns in one: uint8, the first in the low halves of bytes."""
     parts = _tiles(rows)
     elements, blocks = parts.shape[:2]
     pairs = np.full((elements, 2 * _ceil(blocks, 2), 2048), 8, np.uint8)
     pairs[:, :blocks] = parts.reshape(elements, blocks, 2048).view(np.uint8) + np.uint8(8)
-    out = aligned((elements * _ceil(blocks, 2) + 1, 2048), np.uint8)
-    out[:-1] = (pairs[:, 0::2] | pairs[:, 1::2] << 4).reshape(-1, 2048)
+    out = aligned((elements, _ceil(blocks, 2), 2048), np.uint8)
+    out[...] = pairs[:, 0::2] | pairs[:, 1::2] << 4
     return out
 
 
