@@ -42,7 +42,9 @@ class FastEngine(CompiledEngine):
     def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
         order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x)) if len(jobs) > 1 else [0]
         site = jobs[0].site
-        direction = self._network.prepared[site.layer].directions[site.direction].fast(self._vectors.TILES)
+        direction = self._network.prepared[site.layer].directions[site.direction].fast(
+            self._vectors.COLUMNS, self._vectors.TILES
+        )
         workspace = Workspace.spare(direction, len(jobs), self._vectors)
         workspace.take([jobs[n] for n in order])
         whole = Piece.empty(workspace.rows, site, direction.rows.output, cell, accumulators)
@@ -274,7 +276,7 @@ def accumulation(network: Any, low: np.ndarray, rounds: int, chosen: str) -> Cal
         state.h[:] = np.random.default_rng(number).integers(-formats.top, formats.top + 1, state.h.size)
         jobs.append(Job(site, Static(formats.high).encode(site), state, x, 0))
     vectors = kernels(chosen)
-    direction = network.prepared[0].directions[0].fast(vectors.TILES)
+    direction = network.prepared[0].directions[0].fast(vectors.COLUMNS, vectors.TILES)
     workspace = Workspace.spare(direction, len(jobs), vectors)
     workspace.take(jobs)
 

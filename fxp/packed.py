@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fxp.formats import Formats, Profile
+from fxp.kernels import rows
 from fxp.kernels.portable import Weights
 from fxp.kernels.rows import Rows
 from fxp.kernels.wide import Constants
@@ -28,23 +29,25 @@ def _ceil(n: int, unit: int) -> int:
     return -(-n // unit)
 
 
-def _byte_blocks(rows: np.ndarray) -> np.ndarray:
-    """int8 [elements, 4, K] to uint8 [elements, ceil(K / 16), 4, 16]."""
+def _byte_blocks(rows: np.ndarray, columns: int) -> np.ndarray:
+    """int8 [elements, 4, K] to uint8 [elements, ceil(K / columns), 4, columns]."""
     count, gates, size = rows.shape
-    padded = np.zeros((count, gates, 16 * _ceil(size, 16)), np.int8)
+    blocks = _ceil(size, columns)
+    padded = np.zeros((count, gates, columns * blocks), np.int8)
     padded[..., :size] = rows
-    return padded.reshape(count, gates, _ceil(size, 16), 16).transpose(0, 2, 1, 3).view(np.uint8)
+    return padded.reshape(count, gates, blocks, columns).transpose(0, 2, 1, 3).view(np.uint8)
 
 
-def _nibble_blocks(rows: np.ndarray) -> np.ndarray:
-    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / 32), 4, 16].
+def _nibble_blocks(rows: np.ndarray, columns: int) -> np.ndarray:
+    """int8 [elements, 4, K] in [-8, 7] to uint8 [elements, ceil(K / (2 * columns)), 4, columns].
 
     Columns beyond K are 0 in both halves.
     """
     count, gates, size = rows.shape
-    padded = np.zeros((count, gates, 32 * _ceil(size, 32)), np.uint8)
+    blocks = _ceil(size, 2 * columns)
+    padded = np.zeros((count, gates, 2 * columns * blocks), np.uint8)
     padded[..., :size] = rows + np.int8(8)
-    halves = padded.reshape(count, gates, _ceil(size, 32), 2, 16)
+    halves = padded.reshape(count, gates, blocks, 2, columns)
     return (halves[..., 0, :] | halves[..., 1, :] << 4).transpose(0, 2, 1, 3)
 
 
@@ -138,18 +141,20 @@ class FastDirection:
 
     Parameters
     ----------
+    columns : int
+        Bytes of a gate row that lie together in a block.
     tiles : bool
         Also pack for AMX; then the rows that vectors read are of the h part only.
     """
 
-    def __init__(self, weights: Weights, unit: Any, formats: Formats, tiles: bool = False):
+    def __init__(self, weights: Weights, unit: Any, formats: Formats, columns: int, tiles: bool):
         hidden, _, inputs = weights.x_high.shape
         output = weights.h_high.shape[2]
         nibbles = formats.low <= 4
         pack = _nibble_blocks if nibbles else _byte_blocks
         in_rows = 0 if tiles else inputs
-        high = _byte_blocks(weights.x_high[..., :in_rows]), _byte_blocks(weights.h_high)
-        low = pack(weights.x_low[..., :in_rows]), pack(weights.h_low)
+        high = _byte_blocks(weights.x_high[..., :in_rows], columns), _byte_blocks(weights.h_high, columns)
+        low = pack(weights.x_low[..., :in_rows], columns), pack(weights.h_low, columns)
         in_tiles: tuple[np.ndarray, ...] = (np.zeros(0, np.int8),) * 4
         if tiles:
             low_tiles = _nibble_tiles if nibbles else _tiles
@@ -167,12 +172,12 @@ class FastDirection:
             _terms(*high, nibbles=False),
             _terms(*low, nibbles=nibbles),
             *in_tiles,
-            _byte_blocks(quads).copy(),
+            _byte_blocks(quads, rows.COLUMNS).copy(),  # by AVX2 everywhere
         )
         self.rows = Rows(
             *(array.ctypes.data for array in arrays),
             hidden, output, inputs, arrays[0].shape[1], arrays[1].shape[1],
-            _ceil(in_rows, 16), _ceil(output, 16), _ceil(in_rows, 32), _ceil(output, 32),
+            _ceil(in_rows, columns), _ceil(output, columns), _ceil(in_rows, 2 * columns), _ceil(output, 2 * columns),
             _ceil(inputs, 64), _ceil(output, 64),
             int(nibbles), int(len(weights.projection) > 0), overflow,
             formats.accumulator_bits, formats.shift, formats.low_top,

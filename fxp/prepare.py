@@ -80,13 +80,14 @@ class PreparedDirection:
             formats.shift, formats.top, formats.low_top, formats.accumulator_bits, formats.overflow == "clamp"
         )
         self._formats = formats
-        self._fast: dict[bool, FastDirection] = {}
+        self._fast: dict[tuple[int, bool], FastDirection] = {}
 
-    def fast(self, tiles: bool) -> FastDirection:
-        """Arguments of the vector kernels, or of those with tiles, packed when first used."""
-        if tiles not in self._fast:
-            self._fast[tiles] = FastDirection(self.weights, self.unit, self._formats, tiles)
-        return self._fast[tiles]
+    def fast(self, columns: int, tiles: bool) -> FastDirection:
+        """Arguments of the vector kernels with `columns` bytes of a gate row in a block, or of those with tiles, packed
+        when first used."""
+        if (columns, tiles) not in self._fast:
+            self._fast[columns, tiles] = FastDirection(self.weights, self.unit, self._formats, columns, tiles)
+        return self._fast[columns, tiles]
 
 
 def _row_constants(

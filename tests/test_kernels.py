@@ -286,8 +286,8 @@ def test_workspaces_are_kept_and_leave_nothing_behind():
         fresh = fxp.emulate(network(20, 13, projection=7), batch, accel.Random(0.5, 1), record=RECORD)
         for used in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
             same(fresh, fxp.emulate(used, batch, accel.Random(0.5, 1), record=RECORD))
-    tiles = fast.kernels(SETS[0]).TILES
-    assert len(net.prepared[0].directions[0].fast(tiles).spare) == 1
+    vectors = fast.kernels(SETS[0])
+    assert len(net.prepared[0].directions[0].fast(vectors.COLUMNS, vectors.TILES).spare) == 1
 
 
 # The measurements

@@ -23,6 +23,7 @@ from fxp.kernels.vector import load, sub32
 from fxp.kernels.vnni import expand
 
 BYTES = 64  # bytes of the activations of 64 columns for rows of bytes
+COLUMNS = rows512.COLUMNS
 TILES = True
 BOTH, HIGH, LOW = 0, 1, 2  # precisions that a call wants
 BLOCK = 2048  # bytes of the weights of eight elements and 64 columns
@@ -226,10 +227,10 @@ def byte_elements(shape, order, count, base, stride, terms, v, out):
     for n in range(0, count, 4):
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
         c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        e, f, g, h = rows512.bytes_of_elements(
+        e, f, g, h, i, j, k, m = rows512.bytes_of_elements(
             base + a * stride, base + b * stride, base + c * stride, base + d * stride, v, shape.h_bytes
         )
-        total = vector512.folded(e, f, g, h)
+        total = vector512.folded(e, f, g, h, i, j, k, m)
         store_bytes(vector512.element_0(total), terms, a, out)
         store_bytes(vector512.element_1(total), terms, b, out)
         store_bytes(vector512.element_2(total), terms, c, out)
@@ -242,10 +243,10 @@ def nibble_elements(shape, order, count, base, stride, terms, v, out):
     for n in range(0, count, 4):
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
         c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        e, f, g, h = rows512.nibbles_of_elements(
+        e, f, g, h, i, j, k, m = rows512.nibbles_of_elements(
             base + a * stride, base + b * stride, base + c * stride, base + d * stride, v, shape.h_nibbles
         )
-        total = vector512.folded(e, f, g, h)
+        total = vector512.folded(e, f, g, h, i, j, k, m)
         store_nibbles(vector512.element_0(total), terms, a, v, out)
         store_nibbles(vector512.element_1(total), terms, b, v, out)
         store_nibbles(vector512.element_2(total), terms, c, v, out)

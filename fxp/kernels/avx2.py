@@ -21,6 +21,7 @@ from fxp.kernels.group import (
 from fxp.kernels.vector import add32, load
 
 BYTES = 128  # bytes of the activations of 64 columns for rows of bytes
+COLUMNS = rows.COLUMNS
 TILES = False
 
 

@@ -32,6 +32,7 @@ from fxp.kernels import vector
 from fxp.kernels.build import inlined
 from fxp.kernels.vector import add16, add32, both, flip, load, maddubs, maddwd, prefetch, twice
 
+COLUMNS = 16  # bytes of a gate row in a block
 SHORT = 3072  # bytes of an element's rows up to which they are fetched as a whole while its predecessor is processed
 AHEAD = 16  # blocks ahead in longer ones
 
@@ -53,9 +54,9 @@ class Rows(NamedTuple):
     inputs: int
     high_stride: int  # bytes from one element's rows to the next one's
     low_stride: int
-    x_bytes: int  # blocks of bytes, 16 columns
+    x_bytes: int  # blocks of bytes, of as many columns as the instruction set's rows have in a block
     h_bytes: int
-    x_nibbles: int  # blocks of nibbles, 32 columns
+    x_nibbles: int  # blocks of nibbles, of twice as many
     h_nibbles: int
     x_pairs: int  # of 64 columns, as activations are laid out
     h_pairs: int
@@ -369,7 +370,14 @@ def store_nibbles(values, place):
     """Activations of 32 columns for the nibble rows; returns 8 times their sums (as a vector)."""
     second = vector.last_halves(values, values)
     vector.store(place, vector.first_halves(second, vector.crossed8(values, second)))
-    return vector.shift_left(maddwd(maddubs(vector.ones8(), values), vector.ones16()), vector.spread(np.int32(3)))
+    return sums_of_nibbles(values, vector.zero())
+
+
+@inlined
+def sums_of_nibbles(first, last):
+    """8 times the sums (as a vector) of small int8."""
+    pairs = add16(maddubs(vector.ones8(), first), maddubs(vector.ones8(), last))
+    return vector.shift_left(maddwd(pairs, vector.ones16()), vector.spread(np.int32(3)))
 
 
 @inlined

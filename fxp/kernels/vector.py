@@ -59,11 +59,13 @@ for _kind, _representation in ((Words, WORDS), (Reals, REALS), (Doubles, DOUBLES
 
 
 def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any:
-    """An intrinsic of fixed types; `generate` gets the builder and the LLVM values."""
+    """An intrinsic of fixed types; `generate` gets the builder and the LLVM values, and gives one, none or a list."""
 
     def signature() -> Any:
         def code(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             out = generate(builder, *values)
+            if isinstance(out, list):
+                return context.make_tuple(builder, sig.return_type, out)
             return context.get_dummy_value() if out is None else out
 
         return result(*arguments), code
@@ -82,6 +84,8 @@ def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any
             return intrinsic(lambda typing, a, b, c, d: signature())
         case 5:
             return intrinsic(lambda typing, a, b, c, d, e: signature())
+        case 8:
+            return intrinsic(lambda typing, a, b, c, d, e, f, g, h: signature())
         case 10:
             return intrinsic(lambda typing, a, b, c, d, e, f, g, h, i, j: signature())
     raise TypeError(f"{len(arguments)} arguments")
@@ -325,24 +329,12 @@ total32 = operation(_total32, types.int32, words)
 """Sum of the lanes."""
 
 
-def _eight(name: str, generate: Callable[..., Any], result: Any) -> Any:
-    @intrinsic
-    def operation(typing_context, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
-        def code(context, builder, sig, values):  # type: ignore[no-untyped-def]
-            out = generate(builder, list(values))
-            return context.make_tuple(builder, sig.return_type, out) if isinstance(out, list) else out
-
-        return result(*[words] * 8), code
-
-    return operation
-
-
 EVEN_LANES, ODD_LANES = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
 EVEN_PAIRS, ODD_PAIRS = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
 EVEN_LONGS, ODD_LONGS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
 
 
-def _transposed(builder: Any, v: list[Any]) -> list[Any]:
+def _transposed(builder: Any, *v: Any) -> list[Any]:
     pairs = []
     for n in (0, 2, 4, 6):
         pairs += [_shuffle(builder, v[n], v[n + 1], EVEN_PAIRS), _shuffle(builder, v[n], v[n + 1], ODD_PAIRS)]
@@ -364,7 +356,7 @@ def _folded(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 folded = operation(_folded, words, words, words, words, words)
 """Sums over the halves of four vectors: those of a and b, first halves before last ones in each, then those of c and d."""
 
-transposed = _eight("transposed", _transposed, types.UniTuple(words, 8))
+transposed = operation(_transposed, types.UniTuple(words, 8), *[words] * 8)
 """Eight vectors of eight words, rows to columns."""
 
 

@@ -36,14 +36,14 @@ def _load(builder: Any, place: Any) -> Any:
     return builder.load(pointer_to(builder, place, LINE), align=1)
 
 
-def _quarter(builder: Any, place: Any) -> Any:
-    part = builder.load(pointer_to(builder, place, ir.VectorType(WORD, 4)), align=1)
-    return _shuffle(builder, part, _undefined(part.type), [0, 1, 2, 3] * 4)
+def _twice(builder: Any, place: Any) -> Any:
+    half = builder.load(pointer_to(builder, place, ir.VectorType(WORD, 8)), align=1)
+    return _shuffle(builder, half, _undefined(half.type), list(range(8)) * 2)
 
 
 load = operation(_load, lines, types.int64)
-four_times = operation(_quarter, lines, types.int64)
-"""16 bytes at the address, in all four quarters."""
+twice = operation(_twice, lines, types.int64)
+"""32 bytes at the address, in both halves."""
 
 store = operation(
     lambda b, place, v: b.store(v, pointer_to(b, place, LINE), align=1) and None, types.void, types.int64, lines
@@ -53,7 +53,6 @@ zero = operation(lambda b: ir.Constant(LINE, [0] * 16), lines)
 nibbles = operation(lambda b: ir.Constant(LINE, [0x0F0F0F0F] * 16), lines)
 both = operation(lambda b, v, w: b.and_(v, w), lines, lines, lines)
 add32 = operation(lambda b, v, w: b.add(v, w), lines, lines, lines)
-
 
 
 def _from_nibbles(shift: int) -> Any:
@@ -72,23 +71,26 @@ dot = operation(_instruction("llvm.x86.avx512.vpdpbusd.512", LINE, LINE, LINE, L
 """The first plus, in each word, four products of uint8 (second) by int8 (third); wraps, never saturates."""
 
 
-def _folded(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Sums of the quarters of four vectors, vector by vector: first those of a, then those of b, c and d."""
-    low, high = [], []
-    for quarter in range(0, 16, 4):
-        low += [quarter, quarter + 16, quarter + 1, quarter + 17]
-        high += [quarter + 2, quarter + 18, quarter + 3, quarter + 19]
-    first = builder.add(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
-    last = builder.add(_shuffle(builder, c, d, low), _shuffle(builder, c, d, high))
-    low, high = [], []
-    for quarter in range(0, 16, 4):
-        low += [quarter, quarter + 1, quarter + 16, quarter + 17]
-        high += [quarter + 2, quarter + 3, quarter + 18, quarter + 19]
-    total = builder.add(_shuffle(builder, first, last, low), _shuffle(builder, first, last, high))
-    return _shuffle(builder, total, _undefined(LINE), [4 * (n % 4) + n // 4 for n in range(16)])
+def _folded(builder: Any, *v: Any) -> Any:
+    """Sums of the halves of four pairs of vectors: four words a pair, those of the first vector's first half, of its last
+    half, then of the second vector's."""
+
+    def added(a: Any, b: Any, first: list[int], last: list[int]) -> Any:
+        return builder.add(_shuffle(builder, a, b, first), _shuffle(builder, a, b, last))
+
+    def quarters(order: list[int]) -> list[int]:
+        return [quarter + n for quarter in range(0, 16, 4) for n in order]
+
+    pairs = [added(v[n], v[n + 1], quarters([0, 16, 1, 17]), quarters([2, 18, 3, 19])) for n in range(0, 8, 2)]
+    ab, cd = (
+        added(pairs[n], pairs[n + 1], quarters([0, 1, 16, 17]), quarters([2, 3, 18, 19])) for n in (0, 2)
+    )
+    evens = [4 * quarter + n for quarter in (0, 2, 4, 6) for n in range(4)]
+    total = added(ab, cd, evens, [n + 4 for n in evens])
+    return _shuffle(builder, total, _undefined(LINE), [8 * (n // 8) + 2 * (n // 4 % 2) + k for n in range(0, 16, 4) for k in (0, 4, 1, 5)])
 
 
-folded = operation(_folded, lines, lines, lines, lines, lines)
+folded = operation(_folded, lines, *[lines] * 8)
 
 
 

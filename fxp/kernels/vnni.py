@@ -22,6 +22,7 @@ from fxp.kernels.vector import add32, load, sub32
 from fxp.kernels.vector512 import first_half, last_half
 
 BYTES = 64  # bytes of the activations of 64 columns for rows of bytes
+COLUMNS = rows512.COLUMNS
 TILES = False
 
 
@@ -30,14 +31,19 @@ def expand(source, pairs, high, low, shape):
     """Activations of both precisions from `64 * pairs` int8 at `source`; returns the sum that corrects rows of nibbles."""
     total = vector.zero()
     raised = vector.spread(np.int32(-2139062144))  # 128 in every byte
-    for n in range(0, 64 * pairs, 32):
-        values = load(source + n)
-        vector.store(high + n, vector.flip(values, raised))
-        values = vector.lower8(values, np.int32(shape.shift), np.int32(shape.low_top))
+    for n in range(0, 64 * pairs, 64):
+        first, last = load(source + n), load(source + n + 32)
+        vector.store(high + n, vector.flip(first, raised))
+        vector.store(high + n + 32, vector.flip(last, raised))
+        first = vector.lower8(first, np.int32(shape.shift), np.int32(shape.low_top))
+        last = vector.lower8(last, np.int32(shape.shift), np.int32(shape.low_top))
         if shape.nibbles:
-            total = add32(total, rows.store_nibbles(values, low + n))
+            vector.store(low + n, last)
+            vector.store(low + n + 32, vector.crossed8(first, last))
+            total = add32(total, rows.sums_of_nibbles(first, last))
         else:
-            vector.store(low + n, vector.flip(values, raised))
+            vector.store(low + n, vector.flip(first, raised))
+            vector.store(low + n + 32, vector.flip(last, raised))
     return vector.total32(total)
 
 
@@ -121,13 +127,19 @@ def one_sequence(shape, group, overflows):
 @helper
 def byte_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
     """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
-    step = 32 * group.size
+    step, h_start = 32 * group.size, 64 * shape.x_pairs
     for n in range(start, stop, 4):
         a, b, c, d = sequences(group.order, n, stop)
-        one, two = rows512.four_sequences(
-            rows512.bytes_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
-            shape.x_bytes, shape.h_bytes, 64 * shape.x_pairs,
-        )  # fmt: skip
+        if c == b:
+            one = rows512.two_sequences(
+                rows512.bytes_of_two, w, v + a * reach, v + b * reach, shape.x_bytes, shape.h_bytes, h_start
+            )
+            two = one
+        else:
+            one, two = rows512.four_sequences(
+                rows512.bytes_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
+                shape.x_bytes, shape.h_bytes, h_start,
+            )  # fmt: skip
         settle_bytes(first_half(one), terms, shape, place + a * step, overflows + 16 * a)
         if b != a:
             settle_bytes(last_half(one), terms, shape, place + b * step, overflows + 16 * b)
@@ -140,13 +152,19 @@ def byte_element(shape, group, w, terms, v, reach, place, overflows, start, stop
 @helper
 def nibble_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
     """The same for nibble rows."""
-    step = 32 * group.size
+    step, h_start = 32 * group.size, 64 * shape.x_pairs
     for n in range(start, stop, 4):
         a, b, c, d = sequences(group.order, n, stop)
-        one, two = rows512.four_sequences(
-            rows512.nibbles_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
-            shape.x_nibbles, shape.h_nibbles, 64 * shape.x_pairs,
-        )  # fmt: skip
+        if c == b:
+            one = rows512.two_sequences(
+                rows512.nibbles_of_two, w, v + a * reach, v + b * reach, shape.x_nibbles, shape.h_nibbles, h_start
+            )
+            two = one
+        else:
+            one, two = rows512.four_sequences(
+                rows512.nibbles_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
+                shape.x_nibbles, shape.h_nibbles, h_start,
+            )  # fmt: skip
         settle_nibbles(first_half(one), terms, v + a * reach, shape, place + a * step, overflows + 16 * a)
         if b != a:
             settle_nibbles(last_half(one), terms, v + b * reach, shape, place + b * step, overflows + 16 * b)
