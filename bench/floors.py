@@ -28,7 +28,7 @@ from fxp.kernels import group as kernels
 from fxp.kernels import limits
 from fxp.packed import aligned
 
-SET = "avx2"  # kernels whose floors are measured
+SETS = ("avx2", "vnni")  # kernels whose floors are measured
 ROUNDS = 20_000_000
 EMULATED = 4.0  # seconds of emulations in each of two processes
 
@@ -38,10 +38,13 @@ def least(function: Callable[[], object], samples: int = 15) -> float:
     return min(benchmark.interleaved({"": function}, samples)[""])
 
 
-def peaks() -> dict[str, float]:
-    """GMAC/s of products from registers, by the instructions of the byte and of the nibble rows."""
-    target = aligned((8,), np.int32)
+def peaks(chosen: str) -> dict[str, float]:
+    """GMAC/s of products from registers, by an instruction set's instructions of the byte and of the nibble rows."""
+    target = aligned((16,), np.int32)
     place, rounds = target.ctypes.data, 50_000
+    if chosen == "vnni":  # one instruction for 64 products of either
+        dots = 10 * 64 * rounds / least(lambda: limits.multiply_dots(rounds, place)) / 1e9
+        return {"bytes": dots, "nibbles": dots}
     return {
         "bytes": 10 * 32 * rounds / least(lambda: limits.multiply_bytes(rounds, place)) / 1e9,
         "nibbles": 10 * 64 * rounds / least(lambda: limits.multiply_nibbles(rounds, place)) / 1e9,
@@ -124,10 +127,10 @@ def processes() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, Any]]:
+def floors(found: dict[str, float], peak: dict[str, float], chosen: str) -> list[dict[str, Any]]:
     """For each size at batch 1 and 57 % low, microseconds a step: floors and measured parts.
 
-    found : `benchmark.limits`; peak : `peaks`.
+    found : `benchmark.limits`; peak : `peaks`; chosen : instruction set of the kernels.
     """
     rows, share = [], benchmark.SHARES[benchmark.MIX]
     for hidden in benchmark.HIDDEN:
@@ -135,8 +138,8 @@ def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, An
         products = 8 * hidden**2
         flags = np.random.default_rng(hidden).random((1, hidden)) < share
         rounds = max(1, 2**24 // products)
-        alone = least(fast.accumulation(net, flags, rounds, SET)) / rounds
-        workspace: Any = fast.accumulation(net, flags, 1, SET)()
+        alone = least(fast.accumulation(net, flags, rounds, chosen)) / rounds
+        workspace: Any = fast.accumulation(net, flags, 1, chosen)()
         unit = least(lambda w=workspace: kernels.unit_only(w.parameters, 127, 1000)) / 1000  # type: ignore[misc]
         call = least(benchmark.own(hidden, 1, 1)[benchmark.OWN + benchmark.MIX], 200)
         step = least(benchmark.own(hidden, 1, benchmark.STEPS)[benchmark.OWN + benchmark.MIX]) / benchmark.STEPS
@@ -152,14 +155,15 @@ def floors(found: dict[str, float], peak: dict[str, float]) -> list[dict[str, An
 
 
 def measure() -> dict[str, Any]:
-    """JSON-able: limits, cores and processes; peaks and floors where the AVX2 kernels are the best ones. {} where there
-    are no vector kernels."""
-    if instructions.best() is None:
+    """JSON-able: limits, cores and processes; peaks and floors where the kernels of AVX2 or VNNI are the best ones. {}
+    where there are no vector kernels."""
+    best = instructions.best()
+    if best is None:
         return {}
     result: dict[str, Any] = {"limits": benchmark.limits(), "cores": cores(), "processes": processes()}
-    if instructions.best() == SET:
-        peak = peaks()
-        result |= {"peaks": peak, "floors": floors(result["limits"], peak)}
+    if best in SETS:
+        peak = peaks(best)
+        result |= {"peaks": peak, "floors": floors(result["limits"], peak, best)}
     return result
 
 

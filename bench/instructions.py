@@ -111,6 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     if SET not in instructions.supported() or not (shutil.which("valgrind") and shutil.which("callgrind_control")):
         print("instructions are not counted: that takes AVX2 and valgrind", file=sys.stderr)
         return 0
+    if instructions.supported()[0] != SET:
+        print("instructions are not counted: valgrind has no AVX-512, which Numba compiles for here", file=sys.stderr)
+        return 0
     benchmark.warm_up(SET)
     save(measure(), chosen.output)
     return 0

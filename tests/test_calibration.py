@@ -128,11 +128,12 @@ def test_descent_against_a_plain_twin():
                 other[j] ^= 1
                 if variance(row, other) < variance(row, wanted[row]):
                     wanted[row] = other
-    found, record, left = offset.copy(), np.empty((5, 3)), error.copy()
-    kernels.descend(columns, weight, left, mean, spread, step, free, found, 3, record)
+    found, record = offset.copy(), np.empty((5, 3))
+    kernels.descend(columns, weight, error, mean, spread, step, free, found, 3, record)
     assert (found == wanted).all()
     assert (found != offset).any()
     assert np.allclose(record[:, 1], [variance(r, found[r]) for r in range(5)])
+    left = error - ((found.astype(float) - offset) * step) @ columns
     assert np.allclose(record[:, 2], (weight * left).sum(axis=1))
 
 

@@ -46,7 +46,9 @@ words, reals, doubles = Words(), Reals(), Doubles()
 LLVM = {words: WORDS, reals: REALS, doubles: DOUBLES}
 
 
-def _register(kind: type, representation: ir.Type) -> None:
+def register(kind: type, representation: ir.Type) -> None:
+    """Let kernels hold values of a Numba type as an LLVM type."""
+
     class Model(models.PrimitiveModel):
         def __init__(self, manager: Any, numba_type: Any) -> None:
             super().__init__(manager, numba_type, representation)
@@ -55,7 +57,7 @@ def _register(kind: type, representation: ir.Type) -> None:
 
 
 for _kind, _representation in ((Words, WORDS), (Reals, REALS), (Doubles, DOUBLES)):
-    _register(_kind, _representation)
+    register(_kind, _representation)
 
 
 def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any:
