@@ -212,45 +212,42 @@ def element_place(k):
 
 
 @inlined
-def store_bytes(total, terms, k, out):
-    vector.store_last(out + element_place(k), sub32(total, load(terms + 32 * k)))
+def store_bytes(total, terms, v, out):
+    vector.store_last(out, sub32(total, load(terms)))
 
 
 @inlined
-def store_nibbles(total, terms, k, v, out):
-    vector.store_last(out + element_place(k), rows.from_nibbles(total, terms + 32 * k, v))
+def store_nibbles(total, terms, v, out):
+    vector.store_last(out, rows.from_nibbles(total, terms, v))
 
 
 @helper
+def elements(process, store, order, count, base, stride, terms, v, blocks, out):
+    """h parts of the elements in a padded list, four at a time.
+
+    process, store : functions for rows of bytes or of nibbles; base, stride : address of the rows, bytes of an element's
+    """
+    for n in range(0, count, 4):
+        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
+        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
+        e, f, g, h, i, j, k, m = process(
+            base + a * stride, base + b * stride, base + c * stride, base + d * stride, v, blocks
+        )
+        total = vector512.folded(e, f, g, h, i, j, k, m)
+        store(vector512.element_0(total), terms + 32 * a, v, out + element_place(a))
+        store(vector512.element_1(total), terms + 32 * b, v, out + element_place(b))
+        store(vector512.element_2(total), terms + 32 * c, v, out + element_place(c))
+        store(vector512.element_3(total), terms + 32 * d, v, out + element_place(d))
+
+
+@inlined
 def byte_elements(shape, order, count, base, stride, terms, v, out):
-    """h parts of the elements in a padded list, four at a time, from rows of bytes at address base."""
-    for n in range(0, count, 4):
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        e, f, g, h, i, j, k, m = rows512.bytes_of_elements(
-            base + a * stride, base + b * stride, base + c * stride, base + d * stride, v, shape.h_bytes
-        )
-        total = vector512.folded(e, f, g, h, i, j, k, m)
-        store_bytes(vector512.element_0(total), terms, a, out)
-        store_bytes(vector512.element_1(total), terms, b, out)
-        store_bytes(vector512.element_2(total), terms, c, out)
-        store_bytes(vector512.element_3(total), terms, d, out)
+    elements(rows512.bytes_of_elements, store_bytes, order, count, base, stride, terms, v, shape.h_bytes, out)
 
 
-@helper
+@inlined
 def nibble_elements(shape, order, count, base, stride, terms, v, out):
-    """The same from rows of nibbles."""
-    for n in range(0, count, 4):
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        e, f, g, h, i, j, k, m = rows512.nibbles_of_elements(
-            base + a * stride, base + b * stride, base + c * stride, base + d * stride, v, shape.h_nibbles
-        )
-        total = vector512.folded(e, f, g, h, i, j, k, m)
-        store_nibbles(vector512.element_0(total), terms, a, v, out)
-        store_nibbles(vector512.element_1(total), terms, b, v, out)
-        store_nibbles(vector512.element_2(total), terms, c, v, out)
-        store_nibbles(vector512.element_3(total), terms, d, v, out)
+    elements(rows512.nibbles_of_elements, store_nibbles, order, count, base, stride, terms, v, shape.h_nibbles, out)
 
 
 @inlined

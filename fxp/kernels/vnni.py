@@ -60,7 +60,7 @@ def prepare(shape, x, group, g):
 
 
 @inlined
-def settle_bytes(total, terms, shape, out, overflows):
+def settle_bytes(total, terms, v, shape, out, overflows):
     vector.store(out, rows.settled(sub32(total, load(terms)), shape, overflows))
 
 
@@ -70,43 +70,42 @@ def settle_nibbles(total, terms, v, shape, out, overflows):
 
 
 @helper
+def elements(process, settle, shape, order, count, base, stride, terms, v, x_blocks, h_blocks, out, overflows):
+    """One sequence's elements in a padded list, four at a time.
+
+    process, settle : functions for rows of bytes or of nibbles; base, stride : address of the rows, bytes of an element's
+    """
+    h_start = 64 * shape.x_pairs
+    for n in range(0, count, 4):
+        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
+        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
+        one, two = rows512.four_elements(
+            process, base + a * stride, base + b * stride, base + c * stride, base + d * stride, v,
+            x_blocks, h_blocks, h_start,
+        )  # fmt: skip
+        settle(first_half(one), terms + 32 * a, v, shape, out + 32 * a, overflows)
+        if b != a:
+            settle(last_half(one), terms + 32 * b, v, shape, out + 32 * b, overflows)
+        if c != b:
+            settle(first_half(two), terms + 32 * c, v, shape, out + 32 * c, overflows)
+        if d != c:
+            settle(last_half(two), terms + 32 * d, v, shape, out + 32 * d, overflows)
+
+
+@inlined
 def byte_elements(shape, order, count, base, stride, terms, v, out, overflows):
-    """One sequence's elements in a padded list, four at a time, from rows of bytes at address base."""
-    h_start = 64 * shape.x_pairs
-    for n in range(0, count, 4):
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        one, two = rows512.four_elements(
-            rows512.bytes_of_elements, base + a * stride, base + b * stride, base + c * stride, base + d * stride,
-            v, shape.x_bytes, shape.h_bytes, h_start,
-        )  # fmt: skip
-        settle_bytes(first_half(one), terms + 32 * a, shape, out + 32 * a, overflows)
-        if b != a:
-            settle_bytes(last_half(one), terms + 32 * b, shape, out + 32 * b, overflows)
-        if c != b:
-            settle_bytes(first_half(two), terms + 32 * c, shape, out + 32 * c, overflows)
-        if d != c:
-            settle_bytes(last_half(two), terms + 32 * d, shape, out + 32 * d, overflows)
+    elements(
+        rows512.bytes_of_elements, settle_bytes, shape, order, count, base, stride, terms, v,
+        shape.x_bytes, shape.h_bytes, out, overflows,
+    )  # fmt: skip
 
 
-@helper
+@inlined
 def nibble_elements(shape, order, count, base, stride, terms, v, out, overflows):
-    """The same from rows of nibbles."""
-    h_start = 64 * shape.x_pairs
-    for n in range(0, count, 4):
-        a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
-        c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
-        one, two = rows512.four_elements(
-            rows512.nibbles_of_elements, base + a * stride, base + b * stride, base + c * stride, base + d * stride,
-            v, shape.x_nibbles, shape.h_nibbles, h_start,
-        )  # fmt: skip
-        settle_nibbles(first_half(one), terms + 32 * a, v, shape, out + 32 * a, overflows)
-        if b != a:
-            settle_nibbles(last_half(one), terms + 32 * b, v, shape, out + 32 * b, overflows)
-        if c != b:
-            settle_nibbles(first_half(two), terms + 32 * c, v, shape, out + 32 * c, overflows)
-        if d != c:
-            settle_nibbles(last_half(two), terms + 32 * d, v, shape, out + 32 * d, overflows)
+    elements(
+        rows512.nibbles_of_elements, settle_nibbles, shape, order, count, base, stride, terms, v,
+        shape.x_nibbles, shape.h_nibbles, out, overflows,
+    )  # fmt: skip
 
 
 @inlined
@@ -125,53 +124,44 @@ def one_sequence(shape, group, overflows):
 
 
 @helper
+def element(two, four, settle, shape, group, w, terms, v, reach, x_blocks, h_blocks, place, overflows, start, stop):
+    """One element's rows at address w for the sequences in `order` from `start` to `stop`.
+
+    two, four, settle : functions for rows of bytes or of nibbles; reach : bytes of a sequence's activations
+    """
+    step, h_start = 32 * group.size, 64 * shape.x_pairs
+    for n in range(start, stop, 4):
+        a, b, c, d = sequences(group.order, n, stop)
+        if c == b:
+            first = rows512.two_sequences(two, w, v + a * reach, v + b * reach, x_blocks, h_blocks, h_start)
+            last = first
+        else:
+            first, last = rows512.four_sequences(
+                four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach, x_blocks, h_blocks, h_start
+            )
+        settle(first_half(first), terms, v + a * reach, shape, place + a * step, overflows + 16 * a)
+        if b != a:
+            settle(last_half(first), terms, v + b * reach, shape, place + b * step, overflows + 16 * b)
+        if c != b:
+            settle(first_half(last), terms, v + c * reach, shape, place + c * step, overflows + 16 * c)
+        if d != c:
+            settle(last_half(last), terms, v + d * reach, shape, place + d * step, overflows + 16 * d)
+
+
+@inlined
 def byte_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
-    """One element's byte rows at address w for the sequences in `order` from `start` to `stop`."""
-    step, h_start = 32 * group.size, 64 * shape.x_pairs
-    for n in range(start, stop, 4):
-        a, b, c, d = sequences(group.order, n, stop)
-        if c == b:
-            one = rows512.two_sequences(
-                rows512.bytes_of_two, w, v + a * reach, v + b * reach, shape.x_bytes, shape.h_bytes, h_start
-            )
-            two = one
-        else:
-            one, two = rows512.four_sequences(
-                rows512.bytes_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
-                shape.x_bytes, shape.h_bytes, h_start,
-            )  # fmt: skip
-        settle_bytes(first_half(one), terms, shape, place + a * step, overflows + 16 * a)
-        if b != a:
-            settle_bytes(last_half(one), terms, shape, place + b * step, overflows + 16 * b)
-        if c != b:
-            settle_bytes(first_half(two), terms, shape, place + c * step, overflows + 16 * c)
-        if d != c:
-            settle_bytes(last_half(two), terms, shape, place + d * step, overflows + 16 * d)
+    element(
+        rows512.bytes_of_two, rows512.bytes_of_four, settle_bytes, shape, group, w, terms, v, reach,
+        shape.x_bytes, shape.h_bytes, place, overflows, start, stop,
+    )  # fmt: skip
 
 
-@helper
+@inlined
 def nibble_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
-    """The same for nibble rows."""
-    step, h_start = 32 * group.size, 64 * shape.x_pairs
-    for n in range(start, stop, 4):
-        a, b, c, d = sequences(group.order, n, stop)
-        if c == b:
-            one = rows512.two_sequences(
-                rows512.nibbles_of_two, w, v + a * reach, v + b * reach, shape.x_nibbles, shape.h_nibbles, h_start
-            )
-            two = one
-        else:
-            one, two = rows512.four_sequences(
-                rows512.nibbles_of_four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach,
-                shape.x_nibbles, shape.h_nibbles, h_start,
-            )  # fmt: skip
-        settle_nibbles(first_half(one), terms, v + a * reach, shape, place + a * step, overflows + 16 * a)
-        if b != a:
-            settle_nibbles(last_half(one), terms, v + b * reach, shape, place + b * step, overflows + 16 * b)
-        if c != b:
-            settle_nibbles(first_half(two), terms, v + c * reach, shape, place + c * step, overflows + 16 * c)
-        if d != c:
-            settle_nibbles(last_half(two), terms, v + d * reach, shape, place + d * step, overflows + 16 * d)
+    element(
+        rows512.nibbles_of_two, rows512.nibbles_of_four, settle_nibbles, shape, group, w, terms, v, reach,
+        shape.x_nibbles, shape.h_nibbles, place, overflows, start, stop,
+    )  # fmt: skip
 
 
 @inlined
