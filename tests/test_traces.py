@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import traces
-from traces import plan, schema, store
+from traces import columns, plan, schema, store
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -277,17 +278,23 @@ def test_plan_packing(hidden, steps, seed):
 
 
 @SETTINGS
-@given(seed=st.integers(0, 2**32), steps=st.integers(1, 400), hidden=st.sampled_from([3, 64, 4000]))
-def test_rows_may_be_written_in_any_order_and_size(tmp_path_factory, seed, steps, hidden):
-    """Chunks are filled from several sides and in pieces; 4,000 elements make a chunk of 524 rows."""
+@given(
+    seed=st.integers(0, 2**32), steps=st.integers(1, 400), hidden=st.sampled_from([3, 64, 4000]),
+    kept=st.sampled_from([1, 2, 64]), repeating=st.booleans(),
+)  # fmt: skip
+def test_rows_may_be_written_in_any_order_and_size(tmp_path_factory, seed, steps, hidden, kept, repeating):
+    """Chunks are filled from several sides and in pieces, whether they are kept or not; 4,000 elements make a chunk of 524
+    rows."""
     rng = np.random.default_rng(seed)
     steps *= 4
     low = rng.random((steps, hidden)) < 0.5
+    if repeating:
+        low[1:] = low[0]
     cuts = np.unique(np.concatenate([[0, steps], rng.integers(0, steps, 6)]))
     pieces = list(itertools.pairwise(cuts))
     rng.shuffle(pieces)
     path = tmp_path_factory.mktemp("trace") / "t.h5"
-    with traces.TraceWriter(
+    with mock.patch.object(columns, "OPEN", kept), traces.TraceWriter(
         path, lengths=[steps], ids=[9], layers=[(1, hidden, hidden, 1, False)], controller={"name": "x"}
     ) as writer:
         for start, stop in pieces:

@@ -37,7 +37,8 @@ MAX_CHUNK = 64 << 20
 """Largest chunk, in bytes; the library decompresses a chunk as a whole."""
 CHUNK = 256 << 10
 """Size of the chunks that are written, in bytes."""
-COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+LEVEL = 1
+COMPRESSION = {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
 """Level 1: higher ones cost more time in the emulator's loop and gain little on bit-packed plans."""
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}

@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 
 from traces import plan, schema, store
+from traces.columns import Column, PlanColumn
 from traces.errors import InputError
 from traces.fields import Node, conform
 from traces.ragged import ids_of, offsets_of, position
@@ -16,49 +16,6 @@ from traces.ragged import ids_of, offsets_of, position
 SPEC = schema.SCHEMAS["trace"]
 RECORDS = ("plan", "cell", "hidden", "accumulators")
 """What can be recorded; the plan always is."""
-
-
-class _Column:
-    """Rows of one data set and direction, collected to whole chunks before they are compressed."""
-
-    def __init__(self, dataset: h5py.Dataset, direction: int) -> None:
-        self._dataset, self._direction = dataset, direction
-        self._size = dataset.chunks[1] if dataset.chunks else dataset.shape[1]
-        self._buffer = np.empty((0, *dataset.shape[2:]), dtype=dataset.dtype)
-        self._first = self._held = 0
-
-    def write(self, row: int, values: np.ndarray) -> None:
-        done = 0
-        while done < len(values):
-            at = row + done
-            if self._held and at != self._first + self._held:
-                self.flush()
-            if not self._held:
-                self._first = at
-            # The buffer ends where the chunk of its first row ends.
-            room = self._size - self._first % self._size - self._held
-            count = min(room, len(values) - done)
-            if self._held + count > len(self._buffer):
-                self._reserve(self._held + count)
-            self._buffer[self._held : self._held + count] = values[done : done + count]
-            self._held += count
-            done += count
-            if count == room:
-                self.flush()
-
-    def _reserve(self, rows: int) -> None:
-        buffer = np.empty(
-            (min(self._size, max(rows, 2 * self._held)), *self._buffer.shape[1:]), self._buffer.dtype
-        )
-        buffer[: self._held] = self._buffer[: self._held]
-        self._buffer = buffer
-
-    def flush(self) -> None:
-        if self._held:
-            self._dataset[self._direction, self._first : self._first + self._held] = self._buffer[
-                : self._held
-            ]
-            self._held = 0
 
 
 class TraceWriter:
@@ -181,7 +138,7 @@ class TraceWriter:
     def _create(self) -> None:
         file = self._output.file
         store.label(file, schema.header("trace", self._root))
-        self._columns: dict[tuple[int, int, str], _Column] = {}
+        self._columns: dict[tuple[int, int, str], Column] = {}
         self._written = [
             np.zeros((len(self._record), shapes["plan"][0]), np.int64) for shapes in self._shapes
         ]
@@ -192,7 +149,8 @@ class TraceWriter:
                 shape, dtype = shapes[name], np.dtype(self._dtypes[name])
                 dataset = group.create_dataset(name, shape, dtype, **_layout(shape, dtype.itemsize))
                 for direction in range(shape[0]):
-                    self._columns[number, direction, name] = _Column(dataset, direction)
+                    kind = PlanColumn if name == "plan" and dataset.chunks else Column
+                    self._columns[number, direction, name] = kind(dataset, direction)
 
     def write(
         self,
