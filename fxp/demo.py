@@ -20,6 +20,7 @@ FILES = {
     "model": "model.h5", "trace": "trace.h5", "estimate": "estimate.h5", "picture": "cell-state.png",
     "report": "report.html",
 }  # fmt: skip
+FITTED = 4  # every so many calibration sequences are enough to show what a fit does
 ERROR_STEPS = 2048  # steps over which the report compares cell states with the float network's
 
 
@@ -78,7 +79,8 @@ def run(
     done[random] = evaluation.emulate_scored(scorer, random, **options)
 
     with traces.open(networks.path("kjv", "calibration.h5"), kind="data") as source:
-        fitted, calibrated = calibrate(network, source, low_share=done[peak].run.low_share, threads=threads)
+        seen = subset(source, range(0, len(source), FITTED))
+    fitted, calibrated = calibrate(network, seen, low_share=done[peak].run.low_share, threads=threads)
     spent = evaluation.emulate_scored(evaluation.Scorer(fitted, data), calibrated, **options)
 
     baseline = done[static_high]

@@ -67,7 +67,7 @@ def test_pieces_do_not_overlap_and_stay_in_their_part(places):
     assert [(len(pieces), {len(piece) for piece in pieces}) for pieces in (short, long, calibration)] == [
         (256, {201}),
         (6, {3001}),
-        (200, {201}),
+        (800, {201}),
     ]
     for pieces, runs in ((short + long, places.held_out), (calibration, places.calibration)):
         used = np.concatenate(pieces)

@@ -62,7 +62,7 @@ _SYMBOLS = "\n !'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrst
 _KJV_DATA = {
     "data.h5": "f901f47f0854f109ba36ff5fd224468d30ca222f1fbcda25f87cd6c6177e2a9d",
     "long.h5": "381d6ed696a6b110f3eb887a6b3ff5d96cbac0024e9a6468b33ea3035c7e2bd4",
-    "calibration.h5": "6d042aad0a65def2a15ef32f2d1fb988b91dafa9e15daf3ea1d56862cc8897d9",
+    "calibration.h5": "f5767780f171d31505408d27ad82c3e527c8ac3d95764769ad16313bd1331a1f",
 }
 
 ENTRIES = {
