@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.networks import noisy
 from fxp.networks import halves, kjv_512
 
 TEXT = Path(__file__).with_name("kjv.txt.gz")
@@ -54,14 +55,9 @@ LEARNING_RATE, WARM_UP, CLIP = 4e-3, 100, 1.0
 # unbroken text of thousands of characters is met too.
 RESTARTS = (0.2, 0.01)
 
-# Regularisers, from the first iteration on. DropConnect on both weight matrices, one mask a window (Merity, Keskar and
-# Socher, "Regularizing and optimizing LSTM language models", 2017). Noise on the pre-activations, new in every step,
-# by the norm of each row's weights (as multiplicative weight noise, drawn locally as in Kingma, Salimans and Welling,
-# "Variational dropout and the local reparameterization trick", 2015): it comes in as NOISE_INPUTS further
-# inputs with random weights. The embedding starts uniform, with the variance of torch's normal one, so that no value
-# stands out at the start.
-DROP_CONNECT = 0.1
-NOISE, NOISE_INPUTS = 0.1, 32
+# Regularisers (`bench.networks.noisy`), from the first iteration on. The embedding starts uniform, with the variance of
+# torch's normal one, so that no value stands out at the start.
+DROP_CONNECT, NOISE = 0.1, 0.1
 EMBEDDING_RANGE = 1.7320508
 
 PLAIN_ITERATIONS, PLAIN_RESTARTS = 5000, (0.2,)  # of `train_plain`
@@ -259,27 +255,13 @@ def train(parts: Split, symbols: str, iterations: int = ITERATIONS, hidden: int 
     network = build(len(symbols), hidden)
     torch.manual_seed(SEED)
     embedding, lstm = network["embedding"], network["lstm"]
-    with torch.no_grad():
-        # One bias, as in the exported network: two would learn twice as fast.
-        lstm.bias_ih_l0 += lstm.bias_hh_l0
-        lstm.bias_hh_l0.zero_()
     torch.nn.init.uniform_(embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
-    lstm.bias_hh_l0.requires_grad_(False)
+    noisy.one_bias(lstm)
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=0.01)
-    drop = torch.nn.functional.dropout
 
     def run(tokens: Any, state: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
-        dropped = drop(lstm.weight_ih_l0, DROP_CONNECT), drop(lstm.weight_hh_l0, DROP_CONNECT)
-        x = embedding(tokens)
-        squares = [weight.detach().square().sum(1, keepdim=True) for weight in (lstm.weight_hh_l0, lstm.weight_ih_l0)]
-        norm = (squares[0] + squares[1]).sqrt()
-        noise_weights = torch.randn(len(norm), NOISE_INPUTS) * (NOISE / NOISE_INPUTS**0.5) * norm
-        weights = [torch.cat([dropped[0], noise_weights], 1), dropped[1]]
-        x = torch.cat([x, torch.randn(*x.shape[:2], NOISE_INPUTS)], 2)
-        biases = [lstm.bias_ih_l0, lstm.bias_hh_l0]
-        output, *state_after = torch.lstm(x, state, weights + biases, True, 1, 0.0, True, False, True)
-        return output, (state_after[0], state_after[1])
+        return noisy.run(lstm, embedding(tokens), DROP_CONNECT, NOISE, state)
 
     _descend(network, optimiser, _Streams(parts.train, SEED), iterations, run)
     return network.eval()
