@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.networks import stages
+from bench.networks import noisy, stages
 from fxp.networks import chorales as scores
 from fxp.networks import fetch
 
 BUNDLE = Path(__file__).parents[2] / "fxp" / "networks" / "chorales"
 HIDDEN = 256
 SEED = 0
-EPOCHS, BATCH = 150, 8
+EPOCHS, BATCH = 400, 8
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-3, 0.01, 1.0
-DROP_INPUT, DROP_OUTPUT = 0.1, 0.3
+DROP_CONNECT, NOISE = 0.3, 0.15  # of `bench.networks.noisy`
 TRANSPOSE = range(-5, 7)  # semitones, as far as the keys reach
 
 
@@ -65,9 +65,12 @@ def train(chosen: list[np.ndarray], epochs: int = EPOCHS) -> Any:
 
     torch.set_num_threads(1)
     network = build()
+    noisy.one_bias(network["lstm"])
+    torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    drop, begun = torch.nn.functional.dropout, time.monotonic()
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    begun = time.monotonic()
     batches = math.ceil(len(chosen) / BATCH)
     for epoch in range(epochs):
         total, steps = 0.0, 0
@@ -77,8 +80,8 @@ def train(chosen: list[np.ndarray], epochs: int = EPOCHS) -> Any:
                 group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (epoch + number / batches) / epochs))
             members = [chosen[n] for n in order[number * BATCH : (number + 1) * BATCH]]
             x, y, inside = padded([transposed(roll, int(rng.choice(TRANSPOSE))) for roll in members])
-            output, _ = network["lstm"](drop(x, DROP_INPUT))
-            loss = _loss(network["head"](drop(output, DROP_OUTPUT)), y)[inside]
+            output, _ = noisy.run(network["lstm"], x, DROP_CONNECT, NOISE)
+            loss = _loss(network["head"](output), y)[inside]
             optimiser.zero_grad()
             loss.mean().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -123,20 +126,21 @@ def evaluate(network: Any, chosen: list[np.ndarray]) -> np.ndarray:
 
 
 def export(network: Any, folder: Path = BUNDLE) -> None:
-    """Write the quantised network; its data is built from the scores when it is needed."""
+    """Write the quantised network; its data is built from the scores when it is needed.
+
+    Every key gets a scale of its own and h its range by `fxp.fit_scales` on the chorales to calibrate on.
+    """
     import fxp
 
     _, calibration, _ = rolls()
     folder.mkdir(parents=True, exist_ok=True)
     source = scores.data(calibration, "chorales calibration")
-    fxp.save(
-        fxp.from_torch(
-            network["lstm"], calibration=list(source), head=network["head"], name="chorales, polyphonic model 1x256",
-            metric=scores.METRIC, origin=f"trained by bench/networks/chorales.py on: {scores.ORIGIN}",
-            licence=scores.LICENCE,
-        ),
-        folder / "model.h5",
+    quantised = fxp.from_torch(
+        network["lstm"], calibration=list(source), head=network["head"], name="chorales, polyphonic model 1x256",
+        metric=scores.METRIC, origin=f"trained by bench/networks/chorales.py on: {scores.ORIGIN}",
+        licence=scores.LICENCE,
     )  # fmt: skip
+    fxp.save(fxp.fit_scales(quantised, source)[0], folder / "model.h5")
 
 
 def _report(network: Any) -> None:

@@ -123,7 +123,7 @@ ENTRIES = {
                 "calibration.h5": "fxp.networks.chorales:calibration",
             },
             digests={
-                "model.h5": "e41275ebb60beaedc6420611470bb03e4b2ac3cba108e499db3005988113ef9c",
+                "model.h5": "e62a763f1308313226901cbb5a42a2b5ab2c54b80cf28d52ba8cb35d4f80b10f",
                 "data.h5": "133f50947a0175d528dc51f66d0e92d7c78466983d5b25423d58dc6c821d9c64",
                 "calibration.h5": "275a796a1e73730968c45cb70f478a97211a8b55523e483a44a14cc06c991654",
             },
