@@ -7,7 +7,7 @@ the root of the repository:
     python -m bench.networks.chorales evaluate chorales.pt
     python -m bench.networks.chorales export chorales.pt
 
-The scores come from music21 9.9.1, fetched through pip and checked. Training takes about ten minutes on one core.
+The scores come from music21 9.9.1, fetched through pip and checked. Training takes five to ten minutes on one core.
 """
 
 from __future__ import annotations
