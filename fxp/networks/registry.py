@@ -105,7 +105,7 @@ ENTRIES = {
             "MIT",
             files=(*STANDARD, "vocabulary.json"),
             digests={
-                "model.h5": "8a9be6fef5454c960977166327d6580d93fb83f1629c04bc82468bd91ced6824",
+                "model.h5": "94b633c942addcd3180ea1d0ede41f0761d6ff3fbe8637d06bf4eb746b0f6e18",
                 "data.h5": "c49d32f1a86eab2b55868424d6831ae40bdd061d90068224fb9b258631ea24ab",
                 "calibration.h5": "bf24d9672f9df80eb9f0f664a188be3b0bd33c72ced9781494a6fb16e4498bc3",
             },
