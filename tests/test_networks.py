@@ -17,7 +17,7 @@ import pytest
 import accel
 import fxp
 import traces
-from bench.networks import kjv, table
+from bench.networks import kjv, noisy, table
 from fxp import cli, networks
 from fxp.evaluation import emulate_scored, float_totals
 from fxp.intervals import student_quantile
@@ -134,6 +134,34 @@ def test_training_is_reproducible_and_leaves_one_bias(text):
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     plain = kjv.train_plain(parts, symbols, iterations=1, hidden=16)
     assert plain["lstm"].bias_hh_l0.any()
+
+
+@pytest.mark.torch
+def test_noise_and_masks_are_of_the_stated_size():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    lstm = torch.nn.LSTM(3, 5, batch_first=True)
+    bias = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().clone()
+    noisy.one_bias(lstm)
+    assert torch.equal(lstm.bias_ih_l0, bias) and not lstm.bias_hh_l0.any() and not lstm.bias_hh_l0.requires_grad
+    x = torch.randn(4, 6, 3)
+    whole, (h, c) = lstm(x)
+    first, state = noisy.run(lstm, x[:, :2], 0.0, 0.0)
+    second, after = noisy.run(lstm, x[:, 2:], 0.0, 0.0, state)
+    assert torch.allclose(torch.cat([first, second], 1), whole, atol=1e-6)
+    assert torch.allclose(after[0], h, atol=1e-6) and torch.allclose(after[1], c, atol=1e-6)
+    # i and o open, f closed: h shows the noisy pre-activation of g, whose spread is 0.2 times the norm of the row.
+    lstm = torch.nn.LSTM(2, 1, batch_first=True)
+    with torch.no_grad():
+        for weights in lstm.parameters():
+            weights.zero_()
+        lstm.weight_ih_l0[2] = torch.tensor([0.03, 0.04])
+        lstm.bias_ih_l0[:2] = torch.tensor([30.0, -30.0])
+        lstm.bias_ih_l0[3] = 30.0
+        g = torch.cat([torch.atanh(torch.atanh(noisy.run(lstm, torch.zeros(64, 64, 2), 0.0, 0.2)[0])) for _ in range(16)])
+        assert float(g.std()) == pytest.approx(0.2 * 0.05, rel=0.15) and abs(float(g.mean())) < 0.001
+        kept = [float(noisy.run(lstm, torch.ones(1, 1, 2), 0.5, 0.0)[0]) for _ in range(200)]
+    assert len({round(value, 4) for value in kept}) == 4 and max(kept) == pytest.approx(np.tanh(np.tanh(0.14)), abs=1e-4)
 
 
 def test_names_and_places():
