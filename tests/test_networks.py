@@ -487,7 +487,7 @@ def test_calibration_sequences_are_judged_by_fits_that_have_not_seen_them(tmp_pa
     network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "calibration.h5")
     jury = tolerated.Jury(network, data, "accuracy", 0.05, confirming=160)
     probe = jury.probe("element readouts", 0.9)
-    differences, expected = np.zeros(40), np.zeros(40)
+    expected, margins, changes = np.zeros(40), np.zeros(40), np.zeros(40)
     low = 0.0
     for first in range(5):
         held_out = range(first, 40, 5)
@@ -495,7 +495,6 @@ def test_calibration_sequences_are_judged_by_fits_that_have_not_seen_them(tmp_pa
         part = subset(data, held_out)
         scorer = Scorer(fitted.network, part, metric="accuracy")
         runs = [emulate_scored(scorer, c) for c in (accel.Static(8), fitted.at("element readouts", 0.9))]
-        differences[first::5] = runs[0].totals - runs[1].totals
         low += runs[1].run.low_share * part.total / data.total
         # What the float network expects of the decisions.
         outputs = fxp.emulate_float(network, list(part))
@@ -503,15 +502,35 @@ def test_calibration_sequences_are_judged_by_fits_that_have_not_seen_them(tmp_pa
         chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         for sign, controller in ((1, accel.Static(8)), (-1, fitted.at("element readouts", 0.9))):
             heads = fxp.emulate(fitted.network, list(part), controller).outputs
-            choices = [scorer.read(n, h)[0].argmax() for n, h in enumerate(heads)]
-            expected[first::5] += sign * chances[np.arange(8), choices]
+            read = np.array([scorer.read(n, h)[0] for n, h in enumerate(heads)], np.float64)
+            expected[first::5] += sign * chances[np.arange(8), read.argmax(axis=1)]
+            if sign > 0:
+                margins[first::5], chosen = abs(read[:, 1] - read[:, 0]), read.argmax(axis=1)
+            changes[first::5] -= sign * (read[np.arange(8), chosen] - read[np.arange(8), 1 - chosen])
     assert probe.low_share == pytest.approx(low) and probe.loss == pytest.approx(expected.mean(), abs=1e-12)
-    quantile, errors = student_quantile(0.95, 39), [x.std(ddof=1) / np.sqrt(40) for x in (expected, differences)]
-    assert probe.loss_upper == pytest.approx(expected.mean() + quantile * errors[0])
-    # Four times as many sequences are to confirm it.
-    assert probe.reach == pytest.approx(quantile * errors[1] / 2)
+    quantile, error = student_quantile(0.95, 39), expected.std(ddof=1) / np.sqrt(40)
+    assert probe.loss_upper == pytest.approx(expected.mean() + quantile * error)
+    # 160 decisions are to confirm it; of so many pairs of a margin and a change the decision turns out otherwise.
+    turned = (margins[:, None] + changes < 0).mean()
+    assert 0 < turned < 0.2 and probe.reach == pytest.approx(quantile * np.sqrt(turned / 160))
     with pytest.raises(traces.InputError, match="has 9 sequences; 10 are needed"):
         tolerated.Jury(network, subset(data, range(9)), "accuracy", 0.05)
+
+
+def test_decisions_that_turn_are_counted_over_pairs():
+    rng = np.random.default_rng(1)
+    before = [rng.normal(size=(n, 3)).astype(np.float32) for n in (1, 4, 2)]
+    after = [x + rng.normal(scale=0.5, size=x.shape).astype(np.float32) for x in before]
+    old, new = np.concatenate(before).astype(float), np.concatenate(after).astype(float)
+    turned = 0
+    for margin in old:
+        second, first = np.argsort(margin)[-2:]
+        for a, b in zip(old, new, strict=True):
+            below, above = np.argsort(a)[-2:]
+            turned += margin[first] - margin[second] + (b[above] - b[below]) - (a[above] - a[below]) < 0
+    assert 0 < tolerated.flips(before, after) == turned / 49
+    assert tolerated.flips(before, before) == 0
+    assert tolerated.flips([x[:, :1] for x in before], [x[:, :1] for x in after]) == 0
 
 
 def test_the_mean_share_counts_what_is_held():

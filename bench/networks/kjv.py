@@ -360,7 +360,8 @@ def export(network: Any, parts: Split, name: str, folder: Path = BUNDLE) -> None
 
     `model.h5`; `data.h5`, the held-out pieces; `long.h5`, the unbroken held-out pieces; `calibration.h5`. In the
     data each token is an input and the next one its label. Every feature of the embedding gets a scale of its own and
-    h its range by `fxp.fit_scales` on every fourth calibration piece: on their text that costs 8 bits nothing and helps 4 bits.
+    h its range by `fxp.fit_scales` on every fourth calibration piece: on their text that costs 8 bits nothing and
+    helps 4 bits.
     """
     import fxp
     import traces

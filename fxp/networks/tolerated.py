@@ -132,14 +132,16 @@ class Jury:
             fitted = Fitted(network, subset(data, sorted(set(range(len(data))) - set(held_out))), seed, threads)
             self._folds.append((np.array(held_out), fitted, subset(data, held_out)))
         # Whether a decision near the edge is right is chance; how likely it was to be is not.
-        self._expected = self._scored(FORMS[0], 0.0)[1] if self._scorer.name == "accuracy" else None
+        self._logits: list[np.ndarray] = []
+        if self._scorer.name == "accuracy":
+            self._logits = self._scored(FORMS[0], 0.0)[1]
 
-    def _scored(self, form: str, share: float) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """What every sequence scores under the controllers of a form; for an accuracy, the part of it that the float
-        network expects to be right; the low share."""
+    def _scored(self, form: str, share: float) -> tuple[np.ndarray, list[np.ndarray], float]:
+        """What every sequence scores under the controllers of a form; for an accuracy, what the head makes of it, of each
+        sequence float32 [decisions, classes]; the low share."""
         scorer = self._scorer
         totals = np.zeros_like(self._high)
-        expected = np.zeros(len(self._high)) if scorer.name == "accuracy" else None
+        logits = [np.zeros((0, 0), np.float32)] * (len(self._high) if scorer.name == "accuracy" else 0)
         low = 0.0
         for numbers, fitted, part in self._folds:
             run = emulate(fitted.network, list(part), fitted.at(form, share), threads=self._threads)
@@ -147,15 +149,15 @@ class Jury:
             for number, outputs in zip(numbers, run.outputs, strict=True):
                 judged = scorer.judged(int(number), 0, outputs)
                 totals[number] = judged if totals.ndim > 1 else judged[0]
-                if expected is not None:
-                    expected[number] = _foreseen(scorer, int(number), outputs)
+                if logits:
+                    logits[number] = scorer.read(int(number), outputs)
             if self._progress is not None:
                 self._progress(part.total)
-        return totals, expected, low / self._total
+        return totals, logits, low / self._total
 
     def probe(self, form: str, share: float) -> Probe:
         """What the data says of the controllers of a form at a share."""
-        totals, expected, low_share = self._scored(form, share)
+        totals, logits, low_share = self._scored(form, share)
         scorer, count = self._scorer, len(self._high)
         found = scorer.loss(totals, self._high)
         if found.upper is None:
@@ -164,11 +166,12 @@ class Jury:
         quantile = NormalDist().inv_cdf(LEVEL) if totals.ndim > 1 else student_quantile(LEVEL, count - 1)
         # Of a bootstrap over groups, how far it reaches depends on their number, which stays.
         error = (upper - loss) / quantile * (1.0 if totals.ndim > 1 else math.sqrt(count / self._confirming))
-        if expected is not None:
-            sign = -1 if scorer.metric.higher_is_better else 1
-            assert self._expected is not None
-            loss = sign * float((expected - self._expected).sum() / scorer.weights.sum())
-            upper = loss + quantile * standard_error(expected, self._expected, scorer.weights)
+        if logits:
+            expected, before = (_foreseen(scorer, some) for some in (logits, self._logits))
+            loss = float((before - expected).sum() / scorer.weights.sum())
+            upper = loss + quantile * standard_error(expected, before, scorer.weights)
+            decisions = float(scorer.weights.sum()) / count * self._confirming
+            error = math.sqrt(flips(self._logits, logits) / decisions)
         reach = quantile * error
         spread = math.hypot((upper - loss) / quantile, error)
         room = self._tolerance - loss - reach
@@ -209,18 +212,40 @@ class Jury:
         return {
             "sequences": len(self._high),
             "folds": FOLDS,
-            "judged_by": "expected accuracy" if self._expected is not None else self._scorer.name,
+            "judged_by": "expected accuracy" if self._logits else self._scorer.name,
             "confirming": self._confirming,
             "chance": CHANCE,
         }
 
 
-def _foreseen(scorer: Scorer, number: int, outputs: np.ndarray) -> float:
-    """How many of a sequence's decisions are right if the float network's probabilities are."""
-    logits = scorer.read(number, outputs).argmax(axis=1)
-    exact = scorer.read(number, scorer.float_outputs()[number]).astype(np.float64)
-    exact = np.exp(exact - exact.max(axis=1, keepdims=True))
-    return float((exact[np.arange(len(exact)), logits] / exact.sum(axis=1)).sum())
+def _foreseen(scorer: Scorer, logits: list[np.ndarray]) -> np.ndarray:
+    """How many of each sequence's decisions are right if the float network's probabilities are: float64 [sequences]."""
+    right = np.zeros(len(logits))
+    for number, some in enumerate(logits):
+        exact = scorer.read(number, scorer.float_outputs()[number]).astype(np.float64)
+        exact = np.exp(exact - exact.max(axis=1, keepdims=True))
+        right[number] = (exact[np.arange(len(exact)), some.argmax(axis=1)] / exact.sum(axis=1)).sum()
+    return right
+
+
+def flips(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    """Part of the decisions that are expected to turn out otherwise.
+
+    So few do that counting them tells little. Each decision has a margin, of the class chosen over the next one, and a
+    change of it; the part is of all pairs of one decision's margin and another's change, which are nearly independent.
+
+    Parameters
+    ----------
+    before, after : float32 [decisions, classes] a sequence
+    """
+    old, new = (np.concatenate(some).astype(np.float64) for some in (before, after))
+    if old.shape[1] < 2:
+        return 0.0
+    rows = np.arange(len(old))
+    second, first = np.argsort(old, axis=1, kind="stable")[:, -2:].T
+    margin = old[rows, first] - old[rows, second]
+    change = new[rows, first] - new[rows, second] - margin
+    return float(np.searchsorted(np.sort(margin), -change).mean() / len(old))
 
 
 def steps(total: int) -> int:
