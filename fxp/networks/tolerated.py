@@ -137,8 +137,8 @@ class Jury:
             self._logits = self._scored(FORMS[0], 0.0)[1]
 
     def _scored(self, form: str, share: float) -> tuple[np.ndarray, list[np.ndarray], float]:
-        """What every sequence scores under the controllers of a form; for an accuracy, what the head makes of each, float32
-        [decisions, classes]; the low share."""
+        """What every sequence scores under the controllers of a form; for an accuracy, what the head makes of each,
+        float32 [decisions, classes]; the low share."""
         scorer = self._scorer
         totals = np.zeros_like(self._high)
         logits = [np.zeros((0, 0), np.float32)] * (len(self._high) if scorer.name == "accuracy" else 0)
