@@ -28,8 +28,11 @@ BATCH = 16  # sequences of a step
 WINDOW = 256  # steps of a longer sequence that a step sees, where labels belong to steps
 WARM_UP = 0.05  # of the steps: the learning rate rises
 CLIP = 1.0  # norm of the gradient
-STEPS, LEARNING_RATE = 200, 5e-4
+STEPS = 200
+ALL, LOW = PARTS = ("all", "low")
+LEARNING_RATES = {ALL: 5e-4, LOW: 0.03}
 TEACHER = 0.0  # weight of what the float network expects beside the labels; docs/finetuning.md
+LOW_BIAS = 1 / 30  # learning rate of low biases, of that of offset bits, where only the low path is trained
 
 
 def finetune(
@@ -37,9 +40,10 @@ def finetune(
     data: Any,
     controller: Any = None,
     steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float | None = None,
     seed: int = 0,
     *,
+    part: str = ALL,
     batch: int = BATCH,
     teacher: float = TEACHER,
     refresh: bool = False,
@@ -48,9 +52,9 @@ def finetune(
     """Train a network for its quantised arithmetic and its precision controller.
 
     The forward pass is the emulation under the controller; gradients pass every rounding unchanged. All weights,
-    biases, low biases, embedding and head are trained, by Adam under a cosine schedule. With a head the loss is a
-    mixture of the labels' negative log-likelihood and the cross-entropy with what the float network before training
-    expects; without one, the squared difference of h from that network's.
+    biases, low biases, embedding and head are trained, or the low path alone, by Adam under a cosine schedule. With a
+    head the loss is a mixture of the labels' negative log-likelihood and the cross-entropy with what the float network
+    before training expects; without one, the squared difference of h from that network's.
 
     Parameters
     ----------
@@ -62,9 +66,13 @@ def finetune(
     steps : int
         Of the optimiser, each on `batch` sequences (of more than 256 steps, 256 that follow one another, if the labels
         allow it).
-    learning_rate : float
+    learning_rate : float, above 0 to 1
+        Default: 0.0005, or 0.03 for part "low", where it is that of the offset bits, in low steps; low biases then
+        learn at a thirtieth of it.
     seed : int
         Of the order of sequences and of where long ones are cut.
+    part : {"all", "low"}
+        "low": offset bits and low biases alone. What the network does at static high precision keeps every bit.
     batch : int
     teacher : float, 0 to 1
         Weight of what the float network before training expects, beside the labels.
@@ -85,17 +93,23 @@ def finetune(
         Options out of range, data that does not fit, or no torch.
     """
     torch = _torch()
+    if part not in PARTS:
+        raise InputError(f"part is {part!r}, expected one of {', '.join(PARTS)}")
+    learning_rate = LEARNING_RATES[part] if learning_rate is None else learning_rate
     _check(network, steps, learning_rate, seed, batch, teacher)
     data = as_data(network, data)
     if controller is None:
         controller = calibration.stored(network) or Static(network.formats.high)
     controllers.check(controller)
+    if part == LOW and (controller == Static(network.formats.high) or network.formats.shift == 0):
+        raise InputError("nothing of the network runs low: part 'low' leaves nothing to train")
     share = None
     if isinstance(controller, Calibrated) and refresh:
         share = emulate(network, chosen(data), controller).low_share
     with _one_thread(torch):
-        network = _train(torch, network, data, controller, steps, learning_rate, seed, batch, teacher, progress)
-    record = {**network.model.calibration, "finetuning": _record(data, controller, steps, learning_rate, seed, batch)}
+        network = _train(torch, network, data, controller, part, steps, learning_rate, seed, batch, teacher, progress)
+    described = _record(data, controller, part, steps, learning_rate, seed, batch, teacher)
+    record = {**network.model.calibration, "finetuning": described}
     network = Network(replace(network.model, calibration=record))
     if not refresh or controller == Static(network.formats.high) or network.formats.shift == 0:
         return network, controller
@@ -137,7 +151,8 @@ def tune_and_judge(
     network, data, controller : as for `finetune`
     judged : traces.Data
     alone : leave static high precision untuned
-    options : of `finetune`
+    options : of `finetune`; static high precision is tuned whole, at the default rate where the other one's low path
+        alone is tuned
 
     Returns
     -------
@@ -150,7 +165,8 @@ def tune_and_judge(
     made, tuned = finetune(network, data, controller, **options)
     other = network
     if not alone:
-        other = made if controller == high else finetune(network, data, high, **options)[0]
+        whole = {**options, "part": ALL, "learning_rate": None} if options.get("part") == LOW else options
+        other = made if controller == high else finetune(network, data, high, **whole)[0]
     variants = [
         ("before", network, high), ("before", network, controller), ("tuned", other, high), ("tuned", made, tuned)
     ]  # fmt: skip
@@ -212,17 +228,21 @@ def _check(network: Any, steps: Any, learning_rate: Any, seed: Any, batch: Any, 
             raise InputError(f"{name} is {value!r}, expected a number {'above' if above else 'from'} 0 to 1")
 
 
-def _record(data: Data, controller: Any, steps: int, rate: float, seed: int, batch: int) -> dict[str, Any]:
+def _record(
+    data: Data, controller: Any, part: str, steps: int, rate: float, seed: int, batch: int, teacher: float
+) -> dict[str, Any]:
     described = controllers.describe(controller)
     if isinstance(controller, Calibrated):
         described = {"name": described["name"]}
     return {
         "data": {"name": data.name, "digest": data.digest(), "sequences": len(data), "steps": data.total},
         "controller": described,
+        "part": part,
         "steps": int(steps),
         "learning_rate": float(rate),
         "seed": int(seed),
         "batch": int(batch),
+        "teacher": float(teacher),
     }
 
 
@@ -242,6 +262,7 @@ def _train(
     network: Network,
     data: Data,
     controller: Any,
+    part: str,
     steps: int,
     learning_rate: float,
     seed: int,
@@ -252,15 +273,18 @@ def _train(
     from fxp.straight import Trainee, emulated
 
     task = _Task(torch, network, data, teacher)
-    trainee = Trainee(network)
-    optimiser = torch.optim.Adam(trainee.parameters(), lr=learning_rate)
+    trainee = Trainee(network, low=part == LOW)
+    groups = [(trainee.parameters(), learning_rate)]
+    if part == LOW:
+        groups = [(trainee.low_biases(), learning_rate * LOW_BIAS), (trainee.offsets(), learning_rate)]
+    optimiser = torch.optim.Adam([{"params": tensors, "highest": rate} for tensors, rate in groups])
     generator = np.random.default_rng(seed)
     warm = max(1, round(WARM_UP * steps))
     members = _members(generator, len(data), min(batch, len(data)))
     for step in range(steps):
         factor = min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * factor
+            group["lr"] = group["highest"] * factor
         drawn = [task.cut(generator, n) for n in next(members)]
         outputs, _ = emulated(
             trainee, controller, [task.inputs(*place) for place in drawn], [int(data.ids[n]) for n, _, _ in drawn]
@@ -270,6 +294,7 @@ def _train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), CLIP)
         optimiser.step()
+        trainee.bound()
         if progress is not None:
             progress(1)
     return trainee.network()

@@ -22,7 +22,8 @@ from fxp.run import Run
 from fxp.sensitivity import Batch
 
 RECORD = ("plan", "cell", "hidden", "accumulators")
-PARTS = ("wx", "wh", "bias", "low_bias", "wp")
+PARTS = ("wx", "wh", "bias", "low_bias", "wp", "wx_offset", "wh_offset")
+OFFSETS = PARTS[5:]
 
 
 class Trainee:
@@ -35,34 +36,44 @@ class Trainee:
     Parameters
     ----------
     network : Network
+    low : bool
+        Only the low path: low biases and offset bits. A bit is a number from 0 to 1, set from 0.5 on, whose gradient is
+        that of the low weight times the low step. The high path keeps every bit, and so do embedding and head.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, low: bool = False):
         import torch
 
         self._start = network
+        self.low = low
         self.formats = network.formats
         self._lead = [_lead(layer, self.formats) for layer in network.layers]
         self.layers: list[dict[str, Any]] = []
         for layer in network.layers:
-            arrays = (layer.wx_float, layer.wh_float, layer.bias, layer.low_bias, layer.wp_float)
+            arrays: tuple[np.ndarray | None, ...] = (
+                layer.wx_float, layer.wh_float, layer.bias, layer.low_bias, layer.wp_float, None, None
+            )  # fmt: skip
+            if low:
+                arrays = (None, None, None, layer.low_bias, None, layer.wx_offset, layer.wh_offset)
             self.layers.append(
                 {
-                    name: torch.tensor(np.asarray(array), requires_grad=True)
+                    name: torch.tensor(np.asarray(array, np.float32), requires_grad=True)
                     for name, array in zip(PARTS, arrays, strict=True)
                     if array is not None
                 }
             )
         table, head = network.model.embedding, network.model.head
-        self.embedding = None if table is None else torch.tensor(table, requires_grad=True)
+        self.embedding = None if table is None else torch.tensor(table, requires_grad=not low)
         self.head = (
             None
             if head is None
-            else (torch.tensor(head.weight, requires_grad=True), torch.tensor(head.bias, requires_grad=True))
+            else tuple(torch.tensor(array, requires_grad=not low) for array in (head.weight, head.bias))
         )
 
     def parameters(self) -> list[Any]:
         """Every tensor that is trained."""
+        if self.low:
+            return self.low_biases() + self.offsets()
         rest = ([] if self.embedding is None else [self.embedding]) + list(self.head or ())
         return self.recurrent() + rest
 
@@ -70,12 +81,28 @@ class Trainee:
         """Tensors of the LSTM layers, in a fixed order."""
         return [layer[name] for layer in self.layers for name in PARTS if name in layer]
 
+    def low_biases(self) -> list[Any]:
+        """Low biases of every layer, float32 [D, 4H]."""
+        return [layer["low_bias"] for layer in self.layers]
+
+    def offsets(self) -> list[Any]:
+        """Where only the low path is trained: what becomes offset bits, float32 [D, 4H, N] and [D, 4H, R] a layer."""
+        return [layer[name] for layer in self.layers for name in OFFSETS if name in layer]
+
+    def bound(self) -> None:
+        """Keep what becomes offset bits within 0 to 1."""
+        for tensor in self.offsets():
+            tensor.data.clamp_(0, 1)
+
     def network(self) -> Network:
         """The quantised network of the parameters as they stand."""
         model = self._start.model
         arrays = [
             {name: tensor.detach().numpy().copy() for name, tensor in values.items()} for values in self.layers
         ]
+        if self.low:
+            layers = [_with_bits(*pair, self.formats) for pair in zip(model.layers, arrays, strict=True)]
+            return Network(replace(model, layers=layers))
         layers = [
             _quantised(stored, values, lead, self.formats)
             for stored, values, lead in zip(model.layers, arrays, self._lead, strict=True)
@@ -86,6 +113,15 @@ class Trainee:
             head = replace(head, weight=weight, bias=bias)
         table = None if self.embedding is None else self.embedding.detach().numpy().copy()
         return Network(replace(model, layers=layers, head=head, embedding=table))
+
+
+def _with_bits(layer: traces.Layer, values: dict[str, np.ndarray], formats: Formats) -> traces.Layer:
+    """A layer with other offset bits and low biases."""
+    wx_offset, wh_offset = (
+        ((values[name] >= 0.5) & (index.astype(np.int32) >> formats.shift < formats.low_top)).astype(np.uint8)
+        for name, index in zip(OFFSETS, (layer.wx_index, layer.wh_index), strict=True)
+    )
+    return replace(layer, low_bias=values["low_bias"], wx_offset=wx_offset, wh_offset=wh_offset)
 
 
 def _lead(layer: traces.Layer, formats: Formats) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +190,7 @@ def emulated(trainee: Trainee, controller: Any, inputs: list[np.ndarray], ids: l
         x = torch.from_numpy(batch.x)
     else:
         x = torch.nn.utils.rnn.pad_sequence([trainee.embedding[torch.from_numpy(t).long()] for t in inputs])
-    outputs = _function().apply(_Site(network, run, batch), x, *trainee.recurrent())
+    outputs = _function().apply(_Site(network, run, batch, trainee.low), x, *trainee.recurrent())
     return [outputs[:length, n] for n, length in enumerate(batch.lengths)], run
 
 
@@ -165,6 +201,7 @@ class _Site:
     network: Network
     run: Run
     batch: Batch
+    low: bool
 
 
 def _function() -> Any:
@@ -214,7 +251,8 @@ def _layer(site: _Site, number: int, gradient: Any) -> tuple[Any, list[Any]]:
         reach = torch.from_numpy(np.float32(site.network.formats.top) * layer.x_scale * layer.input_scale)
         dx = dx * (torch.from_numpy(site.batch.x).abs() <= reach) / gain
     stacked = {name: torch.stack([side[name] for side in sides]) for name in PARTS if name in sides[0]}
-    stacked["wx"] = stacked["wx"] * gain
+    if "wx" in stacked:
+        stacked["wx"] = stacked["wx"] * gain
     return dx, [stacked[name] for name in PARTS if name in stacked]
 
 
@@ -272,11 +310,19 @@ def _direction(site: _Site, number: int, d: int, above: Any) -> dict[str, Any]:
     lower = dz * low
     upper, rows = (dz - lower).flatten(0, 1), lower.flatten(0, 1)
     x_index = torch.from_numpy(batch.oriented(batch.padded(_input_index(site, number)), d))
-    result = {"bias": dz.sum(dim=(0, 1)), "low_bias": lower.sum(dim=(0, 1))}
+    result = {"low_bias": lower.sum(dim=(0, 1))}
+    if not site.low:
+        result["bias"] = dz.sum(dim=(0, 1))
     for name, index, scale in (("wx", x_index, layer.x_scale), ("wh", h_before, layer.h_scale)):
         used_high, used_low = _activations(index, float(scale), formats)
-        result[name] = upper.T @ used_high + rows.T @ used_low
-    if projection is not None:
+        below = rows.T @ used_low
+        if site.low:
+            weight_scale = (layer.wx_scale if name == "wx" else layer.wh_scale)[d]
+            low_step = torch.from_numpy(weight_scale * np.float32(2.0**formats.shift))
+            result[f"{name}_offset"] = below * low_step[:, None]
+        else:
+            result[name] = upper.T @ used_high + below
+    if projection is not None and not site.low:
         assert layer.m_scale is not None
         step = float(layer.m_scale)
         m = torch.clamp(torch.round(o * tanh / step), -formats.top, formats.top) * step

@@ -167,6 +167,50 @@ def test_training_helps_low_precision_and_repeats_to_the_bit(make_network, shape
     assert record["steps"] == 25 and record["data"]["sequences"] == 40 and record["controller"]["bits"] == 4
 
 
+@pytest.mark.parametrize(
+    "shape", [{"hidden": (5, 4), "directions": 2}, {"hidden": (6,), "projection": 3, "embedding": 9}], ids=str
+)
+def test_gradients_of_offset_bits_are_those_of_low_weights(make_network, shape):
+    network = make_network(seed=4, **shape)
+    data = make_data(network, 3, 7)
+    inputs = [data.sequence(n) for n in range(3)]
+    whole, part = Trainee(network), Trainee(network, low=True)
+    # Where everything runs low, a weight matters through its low weight only.
+    for trainee in (whole, part):
+        outputs, _ = emulated(trainee, accel.Static(4), inputs, [0, 1, 2])
+        sum((h**2).sum() for h in outputs).backward()
+    for layer, all_of, low_of in zip(network.layers, whole.layers, part.layers, strict=True):
+        torch.testing.assert_close(all_of["low_bias"].grad, low_of["low_bias"].grad)
+        gain = torch.from_numpy(layer.input_scale)
+        for name, scale, folded in (("wx", layer.wx_scale, gain), ("wh", layer.wh_scale, 1)):
+            low_step = torch.from_numpy(scale)[..., None] * 2.0**network.formats.shift
+            torch.testing.assert_close(low_of[f"{name}_offset"].grad, all_of[name].grad / folded * low_step)
+            assert low_of[f"{name}_offset"].grad.abs().max() > 0
+
+
+def test_tuning_the_low_path_helps_it_and_leaves_the_high_one(make_network):
+    network = make_network(hidden=(8, 6), classes=3, seed=1)
+    data = make_data(network, 40)
+    assert Trainee(network, low=True).network().digest == network.digest
+    low, options = accel.Static(4), {"part": "low", "steps": 25, "learning_rate": 0.1}
+    made, rows = finetuning.tune_and_judge(network, data, data, low, **options)
+    # Static high precision is tuned whole: what it gains must not count for low precision.
+    assert [(row["network"], row["low_share"]) for row in rows] == [
+        ("before", 0), ("before", 1), ("tuned", 0), ("tuned", 1)
+    ]  # fmt: skip
+    assert rows[3]["value"] < rows[1]["value"] and rows[2]["value"] < rows[0]["value"]
+    _, alone = finetuning.tune_and_judge(network, data, data, low, alone=True, **options)
+    assert [row["value"] for row in alone] == [rows[n]["value"] for n in (0, 1, 3)]
+    for before, after in zip(network.layers, made.layers, strict=True):
+        for name in ("wx_index", "wh_index", "wx_scale", "wh_scale", "bias", "wx_float", "wh_float"):
+            assert (getattr(before, name) == getattr(after, name)).all()
+        assert set(np.unique(after.wh_offset)) <= {0, 1} and (before.wh_offset != after.wh_offset).any()
+        assert (before.low_bias != after.low_bias).any()
+    assert made.model.calibration["finetuning"]["part"] == "low"
+    with pytest.raises(InputError, match="nothing to train"):
+        fxp.finetune(network, data, accel.Static(8), 5, part="low")
+
+
 def test_a_calibrated_network_keeps_its_share(make_network):
     network = make_network(hidden=(20,), classes=3, seed=1)
     data = make_data(network, 30)
@@ -187,6 +231,7 @@ def test_a_calibrated_network_keeps_its_share(make_network):
         ({"seed": -1}, "seed is -1"),
         ({"batch": 1.5}, "batch is 1.5"),
         ({"teacher": 2}, "teacher is 2"),
+        ({"part": "high"}, "part is 'high', expected one of all, low"),
         ({"controller": "peak"}, "controller is 'peak'"),
     ],
 )
@@ -218,6 +263,12 @@ def test_the_command(make_network, tmp_path, capsys, monkeypatch):
     assert run("finetune", "m.h5", "d.h5", "-o", "alone.h5", "--steps", "4", "--static", "4", "--alone") == 0
     printed = capsys.readouterr().out
     assert "static high before tuning" in printed and "none of them trained on" in printed
+    low = ["--part", "low", "--teacher", "0.5", "--static", "4"]
+    assert run("finetune", "m.h5", "d.h5", "-o", "low.h5", "--steps", "4", *low) == 0
+    assert "static high tuned as long" in capsys.readouterr().out
+    expected, _ = fxp.finetune(network, train, accel.Static(4), 4, part="low", teacher=0.5)
+    assert fxp.load("low.h5").digest == expected.digest
+    assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--part", "none") == 2
     assert run("finetune", "m.h5", "d.h5", "-o", "m.h5") == 2
     assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--static", "4", "-C", "peak") == 2
     make_data(network, 8).write("few.h5")

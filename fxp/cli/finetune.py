@@ -29,7 +29,15 @@ def finetune(
         Path | None, typer.Option(help="Data file to judge on; default: every fifth sequence of the data, held out.")
     ] = None,
     alone: Annotated[bool, typer.Option(help="Leave out the static high network that is tuned as long.")] = False,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 5e-4,
+    part: Annotated[
+        str, typer.Option(help="all, or low: offset bits and low biases alone; static high keeps every bit.")
+    ] = "all",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, at its highest; default: 0.0005, or 0.03 low steps for --part low.")
+    ] = None,
+    teacher: Annotated[
+        float, typer.Option(help="Weight, 0 to 1, of what the float network expects, beside the labels.")
+    ] = 0.0,
     batch: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of sequences.")] = 0,
     progress: Lines = False,
@@ -59,8 +67,8 @@ def finetune(
             judged = calibration.as_data(net, source)
     with output.progress("tuning", steps * (1 if alone else 2), json, progress) as advance:
         made, rows = finetuning.tune_and_judge(
-            net, training, judged, chosen, alone=alone, steps=steps, learning_rate=learning_rate, seed=seed,
-            batch=batch, progress=advance,
+            net, training, judged, chosen, alone=alone, part=part, steps=steps, learning_rate=learning_rate, seed=seed,
+            batch=batch, teacher=teacher, progress=advance,
         )  # fmt: skip
     network.save(made, destination)
     if json:
