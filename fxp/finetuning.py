@@ -28,11 +28,10 @@ BATCH = 16  # sequences of a step
 WINDOW = 256  # steps of a longer sequence that a step sees, where labels belong to steps
 WARM_UP = 0.05  # of the steps: the learning rate rises
 CLIP = 1.0  # norm of the gradient
-STEPS = 200
+STEPS, LEARNING_RATE = 200, 1e-3
+BITS = 30  # times that is the learning rate of offset bits, in low steps
 ALL, LOW = PARTS = ("all", "low")
-LEARNING_RATES = {ALL: 5e-4, LOW: 0.03}
 TEACHER = 0.0  # weight of what the float network expects beside the labels; docs/finetuning.md
-LOW_BIAS = 1 / 30  # learning rate of low biases, of that of offset bits, where only the low path is trained
 
 
 def finetune(
@@ -40,7 +39,7 @@ def finetune(
     data: Any,
     controller: Any = None,
     steps: int = STEPS,
-    learning_rate: float | None = None,
+    learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     *,
     part: str = ALL,
@@ -52,9 +51,9 @@ def finetune(
     """Train a network for its quantised arithmetic and its precision controller.
 
     The forward pass is the emulation under the controller; gradients pass every rounding unchanged. All weights,
-    biases, low biases, embedding and head are trained, or the low path alone, by Adam under a cosine schedule. With a
-    head the loss is a mixture of the labels' negative log-likelihood and the cross-entropy with what the float network
-    before training expects; without one, the squared difference of h from that network's.
+    biases, low biases, offset bits, embedding and head are trained, or the low path alone, by Adam under a cosine
+    schedule. With a head the loss is a mixture of the labels' negative log-likelihood and the cross-entropy with what
+    the float network before training expects; without one, the squared difference of h from that network's.
 
     Parameters
     ----------
@@ -67,8 +66,7 @@ def finetune(
         Of the optimiser, each on `batch` sequences (of more than 256 steps, 256 that follow one another, if the labels
         allow it).
     learning_rate : float, above 0 to 1
-        Default: 0.0005, or 0.03 for part "low", where it is that of the offset bits, in low steps; low biases then
-        learn at a thirtieth of it.
+        Of weights and biases; that of offset bits is 30 times as high, in low steps.
     seed : int
         Of the order of sequences and of where long ones are cut.
     part : {"all", "low"}
@@ -95,7 +93,6 @@ def finetune(
     torch = _torch()
     if part not in PARTS:
         raise InputError(f"part is {part!r}, expected one of {', '.join(PARTS)}")
-    learning_rate = LEARNING_RATES[part] if learning_rate is None else learning_rate
     _check(network, steps, learning_rate, seed, batch, teacher)
     data = as_data(network, data)
     if controller is None:
@@ -151,8 +148,7 @@ def tune_and_judge(
     network, data, controller : as for `finetune`
     judged : traces.Data
     alone : leave static high precision untuned
-    options : of `finetune`; static high precision is tuned whole, at the default rate where the other one's low path
-        alone is tuned
+    options : of `finetune`; all of the network at static high precision is tuned, even if `part` is "low"
 
     Returns
     -------
@@ -165,8 +161,7 @@ def tune_and_judge(
     made, tuned = finetune(network, data, controller, **options)
     other = network
     if not alone:
-        whole = {**options, "part": ALL, "learning_rate": None} if options.get("part") == LOW else options
-        other = made if controller == high else finetune(network, data, high, **whole)[0]
+        other = made if controller == high else finetune(network, data, high, **{**options, "part": ALL})[0]
     variants = [
         ("before", network, high), ("before", network, controller), ("tuned", other, high), ("tuned", made, tuned)
     ]  # fmt: skip
@@ -274,10 +269,14 @@ def _train(
 
     task = _Task(torch, network, data, teacher)
     trainee = Trainee(network, low=part == LOW)
-    groups = [(trainee.parameters(), learning_rate)]
-    if part == LOW:
-        groups = [(trainee.low_biases(), learning_rate * LOW_BIAS), (trainee.offsets(), learning_rate)]
-    optimiser = torch.optim.Adam([{"params": tensors, "highest": rate} for tensors, rate in groups])
+    bits = {id(tensor) for tensor in trainee.offsets()}
+    rest = [tensor for tensor in trainee.parameters() if id(tensor) not in bits]
+    optimiser = torch.optim.Adam(
+        [
+            {"params": rest, "highest": learning_rate},
+            {"params": trainee.offsets(), "highest": BITS * learning_rate},
+        ]
+    )
     generator = np.random.default_rng(seed)
     warm = max(1, round(WARM_UP * steps))
     members = _members(generator, len(data), min(batch, len(data)))

@@ -24,6 +24,7 @@ from fxp.sensitivity import Batch
 RECORD = ("plan", "cell", "hidden", "accumulators")
 PARTS = ("wx", "wh", "bias", "low_bias", "wp", "wx_offset", "wh_offset")
 OFFSETS = PARTS[5:]
+LOW_PARTS = ("low_bias", *OFFSETS)
 
 
 class Trainee:
@@ -31,14 +32,14 @@ class Trainee:
 
     A low index follows its weight: the value that the stored index and offset bit gave before training stays as far
     from the float weight as it was, and of the two indices that an offset bit can give the nearer to that is chosen.
+    What is trained of a bit is that distance, in low steps: its gradient is that of the low weight times the step.
     Scales of activations stay; scales of weights follow the weights. The low bias is a parameter.
 
     Parameters
     ----------
     network : Network
     low : bool
-        Only the low path: low biases and offset bits. A bit is a number from 0 to 1, set from 0.5 on, whose gradient is
-        that of the low weight times the low step. The high path keeps every bit, and so do embedding and head.
+        Only the low path: low biases and offset bits. The high path keeps every bit, and so do embedding and head.
     """
 
     def __init__(self, network: Network, low: bool = False):
@@ -50,16 +51,15 @@ class Trainee:
         self._lead = [_lead(layer, self.formats) for layer in network.layers]
         self.layers: list[dict[str, Any]] = []
         for layer in network.layers:
-            arrays: tuple[np.ndarray | None, ...] = (
-                layer.wx_float, layer.wh_float, layer.bias, layer.low_bias, layer.wp_float, None, None
+            arrays = (
+                layer.wx_float, layer.wh_float, layer.bias, layer.low_bias, layer.wp_float,
+                layer.wx_offset, layer.wh_offset,
             )  # fmt: skip
-            if low:
-                arrays = (None, None, None, layer.low_bias, None, layer.wx_offset, layer.wh_offset)
             self.layers.append(
                 {
                     name: torch.tensor(np.asarray(array, np.float32), requires_grad=True)
                     for name, array in zip(PARTS, arrays, strict=True)
-                    if array is not None
+                    if array is not None and (name in LOW_PARTS or not low)
                 }
             )
         table, head = network.model.embedding, network.model.head
@@ -72,27 +72,25 @@ class Trainee:
 
     def parameters(self) -> list[Any]:
         """Every tensor that is trained."""
-        if self.low:
-            return self.low_biases() + self.offsets()
         rest = ([] if self.embedding is None else [self.embedding]) + list(self.head or ())
-        return self.recurrent() + rest
+        return self.recurrent() + ([] if self.low else rest)
 
     def recurrent(self) -> list[Any]:
         """Tensors of the LSTM layers, in a fixed order."""
         return [layer[name] for layer in self.layers for name in PARTS if name in layer]
 
-    def low_biases(self) -> list[Any]:
-        """Low biases of every layer, float32 [D, 4H]."""
-        return [layer["low_bias"] for layer in self.layers]
-
     def offsets(self) -> list[Any]:
-        """Where only the low path is trained: what becomes offset bits, float32 [D, 4H, N] and [D, 4H, R] a layer."""
-        return [layer[name] for layer in self.layers for name in OFFSETS if name in layer]
+        """What becomes offset bits, float32 [D, 4H, N] and [D, 4H, R] of every layer: the stored bits at first."""
+        return [layer[name] for layer in self.layers for name in OFFSETS]
 
     def bound(self) -> None:
-        """Keep what becomes offset bits within 0 to 1."""
-        for tensor in self.offsets():
-            tensor.data.clamp_(0, 1)
+        """Keep what becomes offset bits within 1 of the stored ones, or within 0 to 1 where no weight moves."""
+        import torch
+
+        for layer, values in zip(self._start.layers, self.layers, strict=True):
+            for name, stored in zip(OFFSETS, (layer.wx_offset, layer.wh_offset), strict=True):
+                bit = torch.from_numpy(stored.astype(np.float32))
+                values[name].data.clamp_(bit * 0 if self.low else bit - 1, bit * 0 + 1 if self.low else bit + 1)
 
     def network(self) -> Network:
         """The quantised network of the parameters as they stand."""
@@ -141,8 +139,14 @@ def _quantised(
     layer: traces.Layer, values: dict[str, np.ndarray], lead: tuple[np.ndarray, np.ndarray], formats: Formats
 ) -> traces.Layer:
     gain = layer.input_scale
-    wx = [_matrix(w, part, formats) for w, part in zip(values["wx"] * gain, lead[0], strict=True)]
-    wh = [_matrix(w, part, formats) for w, part in zip(values["wh"], lead[1], strict=True)]
+    wx_lead, wh_lead = (
+        before + (values[name] - bit) * (scale.astype(np.float64)[..., None] * 2.0**formats.shift)
+        for name, before, bit, scale in zip(
+            OFFSETS, lead, (layer.wx_offset, layer.wh_offset), (layer.wx_scale, layer.wh_scale), strict=True
+        )
+    )
+    wx = [_matrix(w, part, formats) for w, part in zip(values["wx"] * gain, wx_lead, strict=True)]
+    wh = [_matrix(w, part, formats) for w, part in zip(values["wh"], wh_lead, strict=True)]
     x_index, x_offset, wx_scale = (np.stack(parts) for parts in zip(*wx, strict=True))
     h_index, h_offset, wh_scale = (np.stack(parts) for parts in zip(*wh, strict=True))
     projection: dict[str, Any] = {}
@@ -316,11 +320,10 @@ def _direction(site: _Site, number: int, d: int, above: Any) -> dict[str, Any]:
     for name, index, scale in (("wx", x_index, layer.x_scale), ("wh", h_before, layer.h_scale)):
         used_high, used_low = _activations(index, float(scale), formats)
         below = rows.T @ used_low
-        if site.low:
-            weight_scale = (layer.wx_scale if name == "wx" else layer.wh_scale)[d]
-            low_step = torch.from_numpy(weight_scale * np.float32(2.0**formats.shift))
-            result[f"{name}_offset"] = below * low_step[:, None]
-        else:
+        weight_scale = (layer.wx_scale if name == "wx" else layer.wh_scale)[d]
+        low_step = torch.from_numpy(weight_scale * np.float32(2.0**formats.shift))
+        result[f"{name}_offset"] = below * low_step[:, None]
+        if not site.low:
             result[name] = upper.T @ used_high + below
     if projection is not None and not site.low:
         assert layer.m_scale is not None
