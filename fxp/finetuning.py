@@ -29,7 +29,7 @@ WINDOW = 256  # steps of a longer sequence that a step sees, where labels belong
 WARM_UP = 0.05  # of the steps: the learning rate rises
 CLIP = 1.0  # norm of the gradient
 STEPS, LEARNING_RATE = 200, 1e-3
-BITS = 30  # times that is the learning rate of offset bits, in low steps
+BIT_RATE = 0.03  # learning rate of offset bits, in low steps
 ALL, LOW = PARTS = ("all", "low")
 TEACHER = 0.0  # weight of what the float network expects beside the labels; docs/finetuning.md
 
@@ -43,6 +43,7 @@ def finetune(
     seed: int = 0,
     *,
     part: str = ALL,
+    bit_rate: float = BIT_RATE,
     batch: int = BATCH,
     teacher: float = TEACHER,
     refresh: bool = False,
@@ -66,11 +67,13 @@ def finetune(
         Of the optimiser, each on `batch` sequences (of more than 256 steps, 256 that follow one another, if the labels
         allow it).
     learning_rate : float, above 0 to 1
-        Of weights and biases; that of offset bits is 30 times as high, in low steps.
+        Of weights and biases.
     seed : int
         Of the order of sequences and of where long ones are cut.
     part : {"all", "low"}
         "low": offset bits and low biases alone. What the network does at static high precision keeps every bit.
+    bit_rate : float, above 0 to 1
+        Learning rate of offset bits, in low steps: a weight's two low values lie one apart.
     batch : int
     teacher : float, 0 to 1
         Weight of what the float network before training expects, beside the labels.
@@ -93,7 +96,7 @@ def finetune(
     torch = _torch()
     if part not in PARTS:
         raise InputError(f"part is {part!r}, expected one of {', '.join(PARTS)}")
-    _check(network, steps, learning_rate, seed, batch, teacher)
+    _check(network, steps, learning_rate, bit_rate, seed, batch, teacher)
     data = as_data(network, data)
     if controller is None:
         controller = calibration.stored(network) or Static(network.formats.high)
@@ -104,8 +107,10 @@ def finetune(
     if isinstance(controller, Calibrated) and refresh:
         share = emulate(network, chosen(data), controller).low_share
     with _one_thread(torch):
-        network = _train(torch, network, data, controller, part, steps, learning_rate, seed, batch, teacher, progress)
-    described = _record(data, controller, part, steps, learning_rate, seed, batch, teacher)
+        network = _train(
+            torch, network, data, controller, part, steps, learning_rate, bit_rate, seed, batch, teacher, progress
+        )
+    described = _record(data, controller, part, steps, learning_rate, bit_rate, seed, batch, teacher)
     record = {**network.model.calibration, "finetuning": described}
     network = Network(replace(network.model, calibration=record))
     if not refresh or controller == Static(network.formats.high) or network.formats.shift == 0:
@@ -209,7 +214,9 @@ def _torch() -> Any:
     return torch
 
 
-def _check(network: Any, steps: Any, learning_rate: Any, seed: Any, batch: Any, teacher: Any) -> None:
+def _check(
+    network: Any, steps: Any, learning_rate: Any, bit_rate: Any, seed: Any, batch: Any, teacher: Any
+) -> None:
     if not isinstance(network, Network):
         raise InputError(f"network is {type(network).__name__}, expected fxp.Network (fxp.load, fxp.from_torch)")
     if any(layer.peephole is not None for layer in network.layers):
@@ -217,14 +224,23 @@ def _check(network: Any, steps: Any, learning_rate: Any, seed: Any, batch: Any, 
     for name, value, least in (("steps", steps, 1), ("seed", seed, 0), ("batch", batch, 1)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} is {value!r}, expected an int of at least {least}")
-    for name, value, above in (("learning_rate", learning_rate, True), ("teacher", teacher, False)):
+    rates = (("learning_rate", learning_rate, True), ("bit_rate", bit_rate, True), ("teacher", teacher, False))
+    for name, value, above in rates:
         number = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
         if not (number and 0 <= value <= 1 and not (above and value == 0)):
             raise InputError(f"{name} is {value!r}, expected a number {'above' if above else 'from'} 0 to 1")
 
 
 def _record(
-    data: Data, controller: Any, part: str, steps: int, rate: float, seed: int, batch: int, teacher: float
+    data: Data,
+    controller: Any,
+    part: str,
+    steps: int,
+    rate: float,
+    bit_rate: float,
+    seed: int,
+    batch: int,
+    teacher: float,
 ) -> dict[str, Any]:
     described = controllers.describe(controller)
     if isinstance(controller, Calibrated):
@@ -235,6 +251,7 @@ def _record(
         "part": part,
         "steps": int(steps),
         "learning_rate": float(rate),
+        "bit_rate": float(bit_rate),
         "seed": int(seed),
         "batch": int(batch),
         "teacher": float(teacher),
@@ -260,6 +277,7 @@ def _train(
     part: str,
     steps: int,
     learning_rate: float,
+    bit_rate: float,
     seed: int,
     batch: int,
     teacher: float,
@@ -274,7 +292,7 @@ def _train(
     optimiser = torch.optim.Adam(
         [
             {"params": rest, "highest": learning_rate},
-            {"params": trainee.offsets(), "highest": BITS * learning_rate},
+            {"params": trainee.offsets(), "highest": bit_rate},
         ]
     )
     generator = np.random.default_rng(seed)

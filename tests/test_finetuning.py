@@ -191,7 +191,7 @@ def test_tuning_the_low_path_helps_it_and_leaves_the_high_one(make_network):
     network = make_network(hidden=(8, 6), classes=3, seed=1)
     data = make_data(network, 40)
     assert Trainee(network, low=True).network().digest == network.digest
-    low, options = accel.Static(4), {"part": "low", "steps": 25, "learning_rate": 3e-3}
+    low, options = accel.Static(4), {"part": "low", "steps": 25, "bit_rate": 0.1}
     made, rows = finetuning.tune_and_judge(network, data, data, low, **options)
     # Static high precision is tuned whole: what it gains must not count for low precision.
     assert [(row["network"], row["low_share"]) for row in rows] == [
@@ -227,6 +227,7 @@ def test_a_calibrated_network_keeps_its_share(make_network):
     [
         ({"steps": 0}, "steps is 0"),
         ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"bit_rate": 1.5}, "bit_rate is 1.5"),
         ({"seed": -1}, "seed is -1"),
         ({"batch": 1.5}, "batch is 1.5"),
         ({"teacher": 2}, "teacher is 2"),
@@ -262,10 +263,10 @@ def test_the_command(make_network, tmp_path, capsys, monkeypatch):
     assert run("finetune", "m.h5", "d.h5", "-o", "alone.h5", "--steps", "4", "--static", "4", "--alone") == 0
     printed = capsys.readouterr().out
     assert "static high before tuning" in printed and "none of them trained on" in printed
-    low = ["--part", "low", "--teacher", "0.5", "--static", "4"]
+    low = ["--part", "low", "--bit-rate", "0.2", "--teacher", "0.5", "--static", "4"]
     assert run("finetune", "m.h5", "d.h5", "-o", "low.h5", "--steps", "4", *low) == 0
     assert "static high tuned as long" in capsys.readouterr().out
-    expected, _ = fxp.finetune(network, train, accel.Static(4), 4, part="low", teacher=0.5)
+    expected, _ = fxp.finetune(network, train, accel.Static(4), 4, part="low", bit_rate=0.2, teacher=0.5)
     assert fxp.load("low.h5").digest == expected.digest
     assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--part", "none") == 2
     assert run("finetune", "m.h5", "d.h5", "-o", "m.h5") == 2

@@ -32,9 +32,8 @@ def finetune(
     part: Annotated[
         str, typer.Option(help="all, or low: offset bits and low biases alone; static high keeps every bit.")
     ] = "all",
-    learning_rate: Annotated[
-        float, typer.Option(help="Of Adam, at its highest; that of offset bits is 30 times as high, in low steps.")
-    ] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest, for weights and biases.")] = 1e-3,
+    bit_rate: Annotated[float, typer.Option(help="The same for offset bits, in low steps.")] = 0.03,
     teacher: Annotated[
         float, typer.Option(help="Weight, 0 to 1, of what the float network expects, beside the labels.")
     ] = 0.0,
@@ -67,8 +66,8 @@ def finetune(
             judged = calibration.as_data(net, source)
     with output.progress("tuning", steps * (1 if alone else 2), json, progress) as advance:
         made, rows = finetuning.tune_and_judge(
-            net, training, judged, chosen, alone=alone, part=part, steps=steps, learning_rate=learning_rate, seed=seed,
-            batch=batch, teacher=teacher, progress=advance,
+            net, training, judged, chosen, alone=alone, part=part, steps=steps, learning_rate=learning_rate,
+            bit_rate=bit_rate, seed=seed, batch=batch, teacher=teacher, progress=advance,
         )  # fmt: skip
     network.save(made, destination)
     if json:
