@@ -20,7 +20,7 @@ import traces
 from bench.networks import kjv
 from fxp import calibration, networks
 from fxp.evaluation import emulate_scored
-from fxp.observation import as_data
+from fxp.observation import subset
 from fxp.scoring import Scorer
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.json"
@@ -51,7 +51,7 @@ def start(path: Path) -> tuple[fxp.Network, fxp.Network, Any]:
     network = fxp.load(networks.path("kjv"))
     if not path.exists():
         with traces.open(networks.path("kjv", "calibration.h5"), kind="data") as source:
-            data = as_data(network, source)
+            data = subset(source, range(0, len(source), kjv.FITTED))
         fxp.save(fxp.calibrate(network, data, low_share=SHARE, columns=None)[0], path)
     fitted = fxp.load(path)
     return network, fitted, calibration.stored(fitted)
