@@ -20,7 +20,7 @@ import traces
 from bench.networks import kjv
 from fxp import calibration, networks
 from fxp.evaluation import emulate_scored
-from fxp.observation import subset
+from fxp.observation import as_data, subset
 from fxp.scoring import Scorer
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.json"
