@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fxp.kernels import pairs
+
 
 def embedding(outputs: np.ndarray) -> np.ndarray:
     """Rectified output of the last step at unit length, float64 [K]; zeros if nothing is positive.
@@ -65,7 +67,8 @@ class EqualError:
                     one, other = ends[group]
                     within[places[group]] += row[one] * row[other]
             accepted = np.concatenate([[0], np.cumsum(within)])
-            accepted_wrongly = np.concatenate([[0], np.cumsum(count[others[0]] * count[others[1]])])
+            accepted_wrongly = np.empty(len(others[0]) + 1, np.int64)
+            pairs.cumulate(count, *others, accepted_wrongly)
             if not accepted[-1] or not accepted_wrongly[-1]:
                 return float("nan")
 
