@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import math
+import re
+import sys
 import tarfile
 import wave
 
@@ -40,8 +43,20 @@ def test_a_tone_stays_the_same_tone_at_twice_the_rate():
         assert len(doubled) == 2 * len(samples)
         np.testing.assert_allclose(doubled[::2], samples, atol=1e-9)
     np.testing.assert_allclose(recordings.resample(tone(440, 1, 8000), 8000), tone(440, 1, 16000), atol=1e-9)
-    with pytest.raises(InputError, match="does not divide"):
-        recordings.resample(np.zeros(8), 11025)
+    assert len(recordings.resample(np.zeros(0), 8000)) == 0
+    with pytest.raises(InputError, match="less than 8000"):
+        recordings.resample(np.zeros(8), 4000)
+
+
+@pytest.mark.parametrize("rate", [11025, 16000, 22050, 44100])
+def test_a_recording_at_any_rate_keeps_what_the_telephone_passes(rate):
+    seconds = 0.5
+    heard = recordings.resample(tone(440, seconds, rate) + tone(3900, seconds, rate) + tone(4100, seconds, rate), rate)
+    common = math.gcd(rate, 16000)
+    assert len(heard) == -(-int(rate * seconds) * common // rate) * 16000 // common  # in whole blocks of both rates
+    expected = tone(440, seconds, 16000) + tone(3900, seconds, 16000)
+    # A recording ends in the middle of a period, which the spectrum takes for a jump.
+    np.testing.assert_allclose(heard[800:7200], expected[800:7200], atol=5e-3)
 
 
 def test_filters_are_triangles_of_unit_area_that_find_a_tone():
@@ -57,8 +72,10 @@ def test_filters_are_triangles_of_unit_area_that_find_a_tone():
     assert filters[loudest, 75] == filters[:, 75].max()  # bin 75 is 3000 Hz
     silent = np.concatenate([np.zeros(8000), tone(440, 0.5, 16000)])
     assert 45 < len(recordings.spoken(recordings.mel_power(silent))) < 60
-    assert np.sqrt(np.mean(recordings.raised(tone(440, 1, 16000, 1e-3)) ** 2)) == pytest.approx(10**-1.5)
-    np.testing.assert_array_equal(recordings.raised(tone(440, 1, 16000)), tone(440, 1, 16000))
+    for amplitude in (1e-3, 0.3):
+        level = np.sqrt(np.mean(recordings.levelled(tone(440, 1, 16000, amplitude)) ** 2))
+        assert level == pytest.approx(10**-1.5)
+    assert not recordings.levelled(np.zeros(8)).any() and len(recordings.levelled(np.zeros(0))) == 0
 
 
 def wav(samples, rate=8000, channels=1):
@@ -148,41 +165,92 @@ def test_a_package_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path, mon
     assert debian.package(good).read_bytes() == b"content"
 
 
-def test_speakers_are_split_without_overlap(tmp_path, monkeypatch):
-    """Files of made-up packages: 40 prompts and copies of them, one in four to calibrate."""
+def vorbis(samples, rate=22050):
+    soundfile = pytest.importorskip("soundfile")
+    memory = io.BytesIO()
+    soundfile.write(memory, samples, rate, format="OGG", subtype="VORBIS")
+    return memory.getvalue()
+
+
+def test_vorbis_is_decoded_or_refused(monkeypatch):
+    sound = tone(440, 0.5, 22050)
+    read, rate = recordings.read_vorbis(vorbis(np.stack([sound, -sound / 2], axis=1)), "x")
+    assert rate == 22050 and read.dtype == np.float64 and len(read) == len(sound)
+    np.testing.assert_allclose(read, sound / 4, atol=0.02)  # the mean of both channels
+    with pytest.raises(InputError, match=r"x: not an Ogg Vorbis file"):
+        recordings.read_vorbis(b"OggS", "x")
+
+
+def test_vorbis_without_its_decoder_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(InputError, match=r"pip install 'fxp-lstm\[speaker\]'"):
+        recordings.read_vorbis(b"OggS", "x")
+
+
+def test_every_speaker_has_files_of_their_own():
+    """The names that a speaker's pattern takes in, by examples."""
+    stamps, fish = "usr/share/tuxpaint/stamps/", "usr/share/games/fillets-ng/sound/"
+    names = {
+        f"{stamps}food/bread_desc_fr.ogg": ["PaulK"],
+        f"{stamps}animals/birds/hen_desc_fr.ogg": [],
+        f"{stamps}animals/birds/hen_desc_ro.ogg": ["Tabbytha"],
+        f"{stamps}animals/birds/hen.ogg": [],
+        f"{stamps}symbols/math/1_desc_ro.ogg": [],
+        f"{stamps}food/bread_desc_ca.ogg": [],
+        f"{fish}start/nl/1st-m-hej.ogg": ["the small fish in Czech", "the small fish in Dutch"],
+        f"{fish}start/nl/1st-v-ven.ogg": ["the big fish in Czech", "the big fish in Dutch"],
+        f"{fish}start/nl/1st-x-ven.ogg": [],
+    }
+    for name, who in names.items():
+        folder = name.split("/")[2]
+        ours = [
+            s for s in speaker.SPEAKERS if s.package.startswith({"tuxpaint": "tuxpaint", "games": "fillets"}[folder])
+        ]
+        assert [s.who for s in ours if re.fullmatch(s.files, name)] == who, name
+    assert len({(s.package, s.files) for s in speaker.SPEAKERS}) == len({s.who for s in speaker.SPEAKERS}) == 18
+    assert {s.package for s in (*speaker.SPEAKERS, speaker.CALIBRATION_ONLY)} == set(speaker.PACKAGES)
+
+
+def test_recordings_are_split_without_overlap(tmp_path, monkeypatch):
+    """Files of made-up packages: 40 recordings and copies of them, one in four to calibrate."""
     generator = np.random.default_rng(2)
     made = {}
     for number in range(40):
         made[f"usr/{number:03}.wav"] = wav(0.1 * generator.normal(size=14000).clip(-3, 3))
         made[f"usr/{number:03}-copy.wav"] = made[f"usr/{number:03}.wav"]
     made["usr/short.wav"] = wav(np.ones(100) * 0.1)
-    # The others send frames of GSM: pulses at random places are as loud as speech.
-    loud = {}
+    # The second sends frames of GSM: pulses at random places are as loud as speech.
     for number in range(40):
         frames = generator.integers(0, 256, (200, gsm.FRAME), np.uint8)
         frames[:, 0] = gsm.MAGIC << 4 | frames[:, 0] & 15
-        loud[f"usr/{number:03}.gsm"] = loud[f"usr/{number:03}-copy.gsm"] = frames.tobytes()
-    paths = {".wav": tmp_path / "x.deb", ".gsm": tmp_path / "y.deb"}
-    paths[".wav"].write_bytes(deb(made))
-    paths[".gsm"].write_bytes(deb(loud))
-    monkeypatch.setattr(debian, "package", lambda wanted: paths[".gsm" if wanted.name in speaker.GSM else ".wav"])
+        made[f"usr/{number:03}.gsm"] = made[f"usr/{number:03}-copy.gsm"] = frames.tobytes()
+    path = tmp_path / "x.deb"
+    path.write_bytes(deb(made))
+    monkeypatch.setattr(debian, "package", lambda wanted: path)
+    everyone = tuple(
+        speaker.Speaker(who, "MIT", "fillets-ng-data-cs", f".*[.]{ending}")
+        for who, ending in (("one", "wav"), ("another", "gsm"), ("a third", "wav"))
+    )
+    monkeypatch.setattr(speaker, "SPEAKERS", everyone)
+    monkeypatch.setattr(speaker, "CALIBRATION_ONLY", everyone[0])
     largest = generator.uniform(5, 40, 40)
     monkeypatch.setattr(speaker, "weights", lambda: {"lstm.weight_ih_l0": np.stack([largest / 2, -largest])})
     monkeypatch.setattr(speaker, "CALIBRATION", 8)
     monkeypatch.setattr(speaker, "HELD_OUT", 20)
-    for cached in (speaker._prompts, speaker._parts):
+    caches = (speaker._prompts, speaker._recorded, speaker._parts)
+    for cached in caches:
         cached.cache_clear()
     try:
         held_out, seen = speaker.held_out(), speaker.calibration()
-        parts = [speaker._prompts(name) for name in speaker.SPEAKERS]
+        parts = [speaker._prompts(one) for one in everyone]
         band, start, end = speaker._parts()
     finally:
-        for cached in (speaker._prompts, speaker._parts):
+        for cached in caches:
             cached.cache_clear()
-    assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 7
-    assert (len(held_out), len(seen)) == (140, 64)
-    assert held_out.groups.tolist() == np.repeat(range(7), 20).tolist()
-    assert seen.groups.tolist() == [*np.repeat(range(7), 8).tolist(), *[0] * 8]
+    assert [tuple(map(len, part)) for part in parts] == [(10, 30)] * 3
+    assert (len(held_out), len(seen)) == (60, 32)
+    assert held_out.groups.tolist() == np.repeat(range(3), 20).tolist()
+    assert seen.groups.tolist() == [*np.repeat(range(3), 8).tolist(), *[0] * 8]
     assert (np.diff(held_out.offsets) == 160).all()
     # The inputs of a band follow on each other and add up to its power, none too wide for its weights.
     assert held_out.features == seen.features == len(band) and sorted(set(band)) == list(range(40))

@@ -92,7 +92,7 @@ def features() -> dict[str, float]:
     import librosa
 
     place, content = debian.files(debian.package(speaker.PACKAGES["asterisk-core-sounds-en-wav"]), ".wav")[0]
-    samples = recordings.raised(recordings.resample(*recordings.read_wave(content, place)))
+    samples = recordings.levelled(recordings.resample(*recordings.read_wave(content, place)))
     ours = recordings.mel_power(samples)
     theirs = librosa.feature.melspectrogram(
         y=samples, sr=recordings.RATE, n_fft=recordings.WINDOW, hop_length=recordings.HOP, n_mels=recordings.BANDS

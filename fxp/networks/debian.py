@@ -97,7 +97,7 @@ def _from_pool(wanted: Package, folder: Path) -> str | None:
     return None
 
 
-def files(path: Path, ending: str) -> list[tuple[str, bytes]]:
+def files(path: Path, endings: str | tuple[str, ...]) -> list[tuple[str, bytes]]:
     """(name, content) of the plain files of a package whose names end so, in the order of their names.
 
     Raises
@@ -109,7 +109,7 @@ def files(path: Path, ending: str) -> list[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=io.BytesIO(_member(path.read_bytes(), "data.tar")), mode="r|*") as archive:
             for entry in archive:
-                if entry.isreg() and entry.name.endswith(ending):
+                if entry.isreg() and entry.name.endswith(endings):
                     content = archive.extractfile(entry)
                     assert content is not None
                     found.append((entry.name.removeprefix("./"), content.read()))

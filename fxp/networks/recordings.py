@@ -1,24 +1,29 @@
 """From a recording to the features that the speaker encoder reads, as Resemblyzer 0.1.4 computes them with librosa:
-volume raised to -30 dB of full scale, then the power in 40 mel bands of windows of 25 ms every 10 ms, no logarithm.
+volume at -30 dB of full scale, then the power in 40 mel bands of windows of 25 ms every 10 ms, no logarithm.
 
-Unlike there, silence is told by loudness alone rather than by a trained detector of voices, and recordings are
-resampled by extending their spectrum with zeros rather than by a polyphase filter.
+Unlike there, louder recordings are lowered to -30 dB, since how loud they are is their makers' doing, not the
+speaker's; silence is told by loudness alone rather than by a trained detector of voices; and recordings are resampled
+by cutting or extending their spectrum rather than by a polyphase filter. Nothing above 4 kHz is kept of any: that is
+all that the telephone passes.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import wave
+from typing import Any
 
 import numpy as np
 
 from traces import InputError
 
 RATE = 16_000  # samples a second that the encoder was trained at
+TELEPHONE = 8_000  # samples a second: what is above half of it is cut
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 BANDS = 40
 GRID = 20  # bits after the point of the power of a band
-LEVEL = -30.0  # dB of full scale that quieter recordings are raised to
+LEVEL = -30.0  # dB of full scale that recordings are brought to
 SILENCE = 40.0  # dB below the loudest frame
 
 # Slaney's mel scale (Auditory Toolbox, 1998), librosa's default: linear to 1 kHz, logarithmic above.
@@ -38,23 +43,56 @@ def read_wave(content: bytes, name: str) -> tuple[np.ndarray, int]:
     return np.frombuffer(frames, "<i2").astype(np.float64) / 32768, rate
 
 
+def read_vorbis(content: bytes, name: str) -> tuple[np.ndarray, int]:
+    """Samples of an Ogg Vorbis file, the mean of its channels, float64 [samples], and its rate in 1/s.
+
+    Decoded by libsndfile to float32. `mel_power` rounds, so that decoders that differ in their last bits give the same
+    features but for rare ties.
+    """
+    soundfile = _soundfile()
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{name}: not an Ogg Vorbis file that can be read ({error})") from None
+    return samples.astype(np.float64).mean(axis=1), int(rate)
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except (ImportError, OSError):
+        raise InputError("Ogg Vorbis needs soundfile: pip install 'fxp-lstm[speaker]'") from None
+    return soundfile
+
+
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples at `RATE`, for a rate that divides it: the same band-limited signal, its spectrum extended with zeros."""
-    if RATE % rate:
-        raise InputError(f"a rate of {rate} samples a second does not divide {RATE}")
-    factor = RATE // rate
-    if factor == 1 or not len(samples):
+    """Samples at `RATE` of what a recording has below 4 kHz: its spectrum, cut there and extended with zeros.
+
+    Parameters
+    ----------
+    samples : float64 [samples]
+        Zeros are appended where a number of samples at `RATE` would not last as long.
+    rate : int, at least `TELEPHONE`
+    """
+    if rate < TELEPHONE:
+        raise InputError(f"a rate of {rate} samples a second is less than {TELEPHONE}")
+    if not len(samples):
         return samples
+    block = rate // math.gcd(rate, RATE)
+    samples = np.pad(samples, (0, -len(samples) % block))
     spectrum = np.fft.rfft(samples)
-    if len(samples) % 2 == 0:
+    if rate == TELEPHONE and len(samples) % 2 == 0:
         spectrum[-1] /= 2  # the highest frequency stands for two lines, one of either sign
-    return np.fft.irfft(spectrum, factor * len(samples)) * factor
+    elif rate > TELEPHONE:
+        spectrum = spectrum[: -(-TELEPHONE * len(samples) // (2 * rate))]
+    count = len(samples) * RATE // rate
+    return np.fft.irfft(spectrum, count) * (count / len(samples))
 
 
-def raised(samples: np.ndarray) -> np.ndarray:
-    """Samples at a root mean square of at least -30 dB of full scale."""
+def levelled(samples: np.ndarray) -> np.ndarray:
+    """Samples at a root mean square of -30 dB of full scale."""
     rms = np.sqrt(np.mean(samples**2)) if len(samples) else 0.0
-    return samples * max(1.0, 10 ** (LEVEL / 20) / rms) if rms else samples
+    return samples * (10 ** (LEVEL / 20) / rms) if rms else samples
 
 
 def mel_filters() -> np.ndarray:

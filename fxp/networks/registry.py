@@ -150,21 +150,21 @@ ENTRIES = {
         ),
         Entry(
             "speaker",
-            "LSTM 3x256 on 40 mel bands in 260 parts, linear embedding of 256 on the last step",
+            "LSTM 3x256 on 40 mel bands in 108 parts, linear embedding of 256 on the last step",
             "who speaks: verification by the angle between embeddings",
             "equal_error",
-            "encoder of Resemblyzer 0.1.4; Debian's asterisk-core-sounds-*-wav and asterisk-prompt-*",
-            "encoder: Apache-2.0; recordings: CC-BY-SA-3.0, CC-BY-3.0, GPL-2.0-only or BSD, by speaker",
-            source="fetched when built (PyPI, Debian); the model needs PyTorch",
+            "encoder of Resemblyzer 0.1.4; Debian's asterisk-*, tuxpaint-stamps-default, fillets-ng-data-*",
+            "encoder: Apache-2.0; recordings: CC-BY-SA-3.0, CC-BY-3.0, GPL-2.0 or BSD, by speaker",
+            source="fetched when built (PyPI, Debian), which needs PyTorch and soundfile",
             made={
                 "model.h5": "fxp.networks.speaker:model",
                 "data.h5": "fxp.networks.speaker:held_out",
                 "calibration.h5": "fxp.networks.speaker:calibration",
             },
             digests={
-                "model.h5": "1695d33d7dc8b8cae9ed2e09e340103f3b3b7414088c6115df085eedc85268a8",
-                "data.h5": "c7ab1d02772294fa8b537ef80a2634f0b084bc6faed7c02907dfd055b87756a9",
-                "calibration.h5": "d6b5af66ce69082b90bf591571e603ae2e1adcc8339bc48c3f439f24453ab686",
+                "model.h5": "24ec028cbb23fee2e57552c42a3be1ab9e35091e87f7da5409b875e93eb26417",
+                "data.h5": "7c77765f553e0dd623bd47aace1b68c0849099b5e779c3e57f7f1998c38ffd6c",
+                "calibration.h5": "a8c44729342b1c4f5e8b61678280e6d1061007e893d1291b3b34dd44d36d4e80",
             },
         ),
     )

@@ -1,5 +1,6 @@
-"""Speaker verification: the encoder of Resemblyzer 0.1.4 (Wan et al., ICASSP 2018) on telephone prompts of seven
-speakers. Everything is fetched and computed when the network is built; recordings and weights are not handed on here.
+"""Speaker verification: the encoder of Resemblyzer 0.1.4 (Wan et al., ICASSP 2018) on recordings of eighteen speakers:
+telephone prompts of seven, names of drawings by seven, and lines of a game by four. Everything is fetched and computed
+when the network is built; recordings and weights are not handed on here.
 """
 
 from __future__ import annotations
@@ -7,8 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import re
 import zipfile
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +26,9 @@ from fxp.rounding import fit_rounding
 FRAMES = 160  # of a sequence: what the encoder was trained on
 METRIC = "equal_error"
 
-# Of the prompts of a speaker in the order of their names, every fourth calibrates.
+# Of the recordings of a speaker in the order of their names, every fourth calibrates.
 PERIOD = 4
-CALIBRATION, HELD_OUT = 60, 160  # prompts of a speaker at most
+CALIBRATION, HELD_OUT = 60, 100  # recordings of a speaker at most
 
 # A band is given in parts: they end at these quantiles of its power, the last is open, and none whose range times the
 # largest weight of its band exceeds LARGEST, since the loudest part sets the weight steps of all.
@@ -36,8 +41,15 @@ RESEMBLYZER = fetch.Package(
 )
 WEIGHTS = "resemblyzer/pretrained.pt"
 
+READERS: dict[str, Callable[[bytes, str], tuple[np.ndarray, int]]] = {
+    ".gsm": lambda content, name: (gsm.decode(content, name), gsm.RATE),
+    ".ogg": recordings.read_vorbis,
+    ".wav": recordings.read_wave,
+}
+"""By the ending of a name: samples float64 in [-1, 1) and their rate in 1/s, of (content, name)."""
+
 _CORE = ("1.6.1-1", "a/asterisk-core-sounds")
-_SHARE_ALIKE, _BY = "CC-BY-SA-3.0", "CC-BY-3.0"
+_FILLETS = ("1.0.1-1.1", "f/fillets-ng-data")
 PACKAGES = {
     package.name: package
     for package in (
@@ -74,42 +86,97 @@ PACKAGES = {
             "a/asterisk-prompt-fr-armelle",
             "162570b1a9b3512a98f06b89f60c7c17cf1b9b52297315adca9a4e5be728bea3",
         ),
+        debian.Package(
+            "tuxpaint-stamps-default",
+            "2022.06.04-1",
+            "t/tuxpaint-stamps",
+            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+        ),
+        debian.Package(
+            "fillets-ng-data-cs", *_FILLETS, "3ecef99b9456f1c80c9625c6f2418642b52d58e7167a46bad7a412db17991b14"
+        ),
+        debian.Package(
+            "fillets-ng-data-nl", *_FILLETS, "afb4443fda9ab507dee578b75be857d121718a1cd6017a474f30e0eb13dc9d10"
+        ),
     )
 }
 
-# The Mexican Spanish prompts are Allison Smith's too. Whether pairs across languages are alike is another question than
-# the one asked here, so that they calibrate only.
-SPEAKERS = {
-    "asterisk-core-sounds-en-wav": ("Allison Smith", _SHARE_ALIKE),
-    "asterisk-core-sounds-fr-wav": ("June Wallack", _SHARE_ALIKE),
-    "asterisk-core-sounds-it-wav": ("Carlo Flora", _BY),
-    "asterisk-core-sounds-ru-wav": ("the voice of ivrvoice.ru, provided by Maxim Topal", _BY),
-    "asterisk-prompt-it-menardi-wav": (
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who speaks in which files.
+
+    Attributes
+    ----------
+    who, licence : str
+    package : str, of `PACKAGES`
+    files : str
+        Regular expression that the names of the files match as a whole.
+    """
+
+    who: str
+    licence: str
+    package: str
+    files: str = ".*"
+
+
+# Letters, numbers and signs are others' recordings, and so are some of the French animals.
+_STAMPS = "usr/share/tuxpaint/stamps/(?!symbols/).*_desc_{}[.]ogg"
+_FISH = "usr/share/games/fillets-ng/sound/.*/[^-/]+-{}-[^/]*"  # of a level: its sign, who speaks, what
+_SHARE_ALIKE, _BY = "CC-BY-SA-3.0", "CC-BY-3.0"
+_GPL, _LATER = "GPL-2.0-only", "GPL-2.0-or-later"
+
+
+def _stamps(who: str, language: str, files: str = _STAMPS) -> Speaker:
+    return Speaker(who, _LATER, "tuxpaint-stamps-default", files.format(language))
+
+
+def _fish(who: str, language: str, sign: str) -> Speaker:
+    return Speaker(who, _GPL, f"fillets-ng-data-{language}", _FISH.format(sign))
+
+
+SPEAKERS = (
+    Speaker("Allison Smith", _SHARE_ALIKE, "asterisk-core-sounds-en-wav"),
+    Speaker("June Wallack", _SHARE_ALIKE, "asterisk-core-sounds-fr-wav"),
+    Speaker("Carlo Flora", _BY, "asterisk-core-sounds-it-wav"),
+    Speaker("the voice of ivrvoice.ru, provided by Maxim Topal", _BY, "asterisk-core-sounds-ru-wav"),
+    Speaker(
         "Paola Dal Zot (recorded with Marco Menardi, http://www.voip.ammdomus.it)",
         _SHARE_ALIKE,
+        "asterisk-prompt-it-menardi-wav",
     ),
-    "asterisk-prompt-es-co": ("the voice of Avatar Ltda. (July E. Jiménez)", "GPL-2.0-only"),
-    "asterisk-prompt-fr-armelle": ("Armelle Desjardins (© 2006 Michel Gutierrez)", "BSD"),
-}
-GSM = ("asterisk-prompt-es-co", "asterisk-prompt-fr-armelle")  # as the telephone sends them; the others are WAV files
-CALIBRATION_ONLY = "asterisk-core-sounds-es-wav"
+    Speaker("the voice of Avatar Ltda. (July E. Jiménez)", _GPL, "asterisk-prompt-es-co"),
+    Speaker("Armelle Desjardins (© 2006 Michel Gutierrez)", "BSD", "asterisk-prompt-fr-armelle"),
+    _stamps("Kseniya Buraya", "be"),
+    _stamps("Krasimir Petkov", "bg"),
+    _stamps("Kiriaki Serafeim", "el"),
+    _stamps("Estefanía Ortiz", "es"),
+    _stamps("PaulK", "fr", _STAMPS.replace("symbols", "symbols/|animals")),
+    _stamps("Tabbytha", "ro"),
+    _stamps("Edwin Veber", "ru"),
+    _fish("the small fish in Czech", "cs", "m"),
+    _fish("the big fish in Czech", "cs", "v"),
+    _fish("the small fish in Dutch", "nl", "m"),
+    _fish("the big fish in Dutch", "nl", "v"),
+)
+# The Mexican Spanish prompts are Allison Smith's too. Whether pairs across languages are alike is another question than
+# the one asked here, so that they calibrate only.
+CALIBRATION_ONLY = Speaker("Allison Smith", _SHARE_ALIKE, "asterisk-core-sounds-es-wav")
 
 ORIGIN = "recorded prompts of Debian's packages " + ", ".join(sorted(PACKAGES))
-LICENCE = "recordings: " + "; ".join(f"{who}: {terms}" for who, terms in SPEAKERS.values())
+LICENCE = "recordings: " + "; ".join(f"{speaker.who}: {speaker.licence}" for speaker in SPEAKERS)
 
 
 def held_out() -> traces.Data:
-    """Prompts of seven speakers that nothing was calibrated on; groups are the speakers."""
+    """Recordings of all speakers that nothing was calibrated on; groups are the speakers."""
     return _data(
-        [_evenly(_prompts(name)[1], HELD_OUT) for name in SPEAKERS], list(range(len(SPEAKERS))), "speaker data"
+        [_evenly(_prompts(speaker)[1], HELD_OUT) for speaker in SPEAKERS], list(range(len(SPEAKERS))), "speaker data"
     )
 
 
 def calibration() -> traces.Data:
-    """Prompts to calibrate on, of the seven speakers and in Mexican Spanish."""
-    names = [*SPEAKERS, CALIBRATION_ONLY]
-    groups = [*range(len(SPEAKERS)), list(SPEAKERS).index("asterisk-core-sounds-en-wav")]
-    return _data([_evenly(_prompts(name)[0], CALIBRATION) for name in names], groups, "speaker calibration")
+    """Recordings to calibrate on, of the same speakers, and in Mexican Spanish of the first."""
+    return _data(_calibrating(), [*range(len(SPEAKERS)), 0], "speaker calibration")
 
 
 def model(scaled: bool = True, fitted: bool = True) -> traces.Model:
@@ -153,23 +220,35 @@ def weights() -> dict[str, Any]:
 
 
 @cache
-def _prompts(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features float32 [FRAMES, bands] of a package's prompts that are long enough, without copies: those that
+def _prompts(speaker: Speaker) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Features float32 [FRAMES, bands] of a speaker's recordings that are long enough, without copies: those that
     calibrate, and those that are held out."""
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     seen: set[bytes] = set()
-    ending = ".gsm" if name in GSM else ".wav"
-    for place, content in debian.files(debian.package(PACKAGES[name]), ending):
+    for place, content in _recorded(speaker.package):
         digest = hashlib.sha256(content).digest()
-        samples, rate = (gsm.decode(content, place), gsm.RATE) if name in GSM else recordings.read_wave(content, place)
-        if digest in seen or len(samples) * recordings.RATE < FRAMES * recordings.HOP * rate:
+        if digest in seen or not re.fullmatch(speaker.files, place):
             continue
         seen.add(digest)
-        raised = recordings.raised(recordings.resample(samples, rate))
-        features = recordings.spoken(recordings.mel_power(raised))[:FRAMES]
+        samples, rate = READERS[Path(place).suffix](content, place)
+        if len(samples) * recordings.RATE < FRAMES * recordings.HOP * rate:
+            continue
+        levelled = recordings.levelled(recordings.resample(samples, rate))
+        features = recordings.spoken(recordings.mel_power(levelled))[:FRAMES]
         if len(features) == FRAMES:
             parts[(len(parts[0]) + len(parts[1])) % PERIOD != 0].append(features)
     return parts
+
+
+@lru_cache(1)  # speakers of one package follow on each other
+def _recorded(package: str) -> list[tuple[str, bytes]]:
+    """(name, content) of a package's recordings."""
+    return debian.files(debian.package(PACKAGES[package]), tuple(READERS))
+
+
+def _calibrating() -> list[list[np.ndarray]]:
+    """Features of the recordings that calibrate, of each speaker and `CALIBRATION_ONLY`."""
+    return [_evenly(_prompts(speaker)[0], CALIBRATION) for speaker in (*SPEAKERS, CALIBRATION_ONLY)]
 
 
 @cache
@@ -178,9 +257,7 @@ def _parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Ends are multiples of 2^-20, as the power itself is, so that the parts of a band add up to it exactly.
     """
-    frames = np.concatenate(
-        [x for name in (*SPEAKERS, CALIBRATION_ONLY) for x in _evenly(_prompts(name)[0], CALIBRATION)]
-    )
+    frames = np.concatenate([x for some in _calibrating() for x in some])
     grid = 2.0**recordings.GRID
     ends = np.rint(np.quantile(frames.astype(np.float64), QUANTILES, axis=0) * grid) / grid
     largest = np.abs(np.asarray(weights()["lstm.weight_ih_l0"])).max(axis=0).astype(np.float64)
