@@ -10,6 +10,7 @@ import wave
 
 import numpy as np
 import pytest
+import soundfile
 
 import accel
 import fxp
@@ -166,7 +167,6 @@ def test_a_package_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path, mon
 
 
 def vorbis(samples, rate=22050):
-    soundfile = pytest.importorskip("soundfile")
     memory = io.BytesIO()
     soundfile.write(memory, samples, rate, format="OGG", subtype="VORBIS")
     return memory.getvalue()
