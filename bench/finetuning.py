@@ -73,7 +73,7 @@ def main() -> None:
             fxp.save(fxp.finetune(first, data, chooser, steps=STEPS, **options)[0], path)
         tuned = fxp.load(path)
         variants.append((name, tuned, controller if controlled else high))
-        if controlled and "part" not in options:
+        if controlled:
             variants.append((f"{name}: its 8 bits", tuned, high))
     with traces.open(networks.path("kjv", "data.h5"), kind="data") as source:
         judged = as_data(network, source)

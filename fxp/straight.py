@@ -90,7 +90,7 @@ class Trainee:
         for layer, values in zip(self._start.layers, self.layers, strict=True):
             for name, stored in zip(OFFSETS, (layer.wx_offset, layer.wh_offset), strict=True):
                 bit = torch.from_numpy(stored.astype(np.float32))
-                values[name].data.clamp_(bit * 0 if self.low else bit - 1, bit * 0 + 1 if self.low else bit + 1)
+                values[name].data.clamp_(*((0.0, 1.0) if self.low else (bit - 1, bit + 1)))
 
     def network(self) -> Network:
         """The quantised network of the parameters as they stand."""

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fxp.kernels import pairs
-
 
 def embedding(outputs: np.ndarray) -> np.ndarray:
     """Rectified output of the last step at unit length, float64 [K]; zeros if nothing is positive.
@@ -44,6 +42,8 @@ class EqualError:
 
         Between neighbouring thresholds both rates are taken to change linearly.
         """
+        from fxp.kernels import pairs  # not before it is needed: it takes Numba to load
+
         first, second = np.triu_indices(len(groups), 1)
         cosines = (representations @ representations.T)[first, second]
         order = np.argsort(-cosines, kind="stable")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -365,3 +367,9 @@ def test_calibration_refuses_labels_that_do_not_fit(make_network):
 def test_kinds_of_labels():
     assert [metrics.kind_of(data_of(kind)) for kind in ("class", "multi", "sequence")] == ["class", "multi", "sequence"]
     assert metrics.kind_of(traces.Data.of(sequences())) is None
+
+
+def test_metrics_load_without_numba():
+    code = "import sys, fxp.metrics; print('numba' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -179,10 +179,10 @@ def descend(columns, weight, error, mean, spread, step, free, offset, sweeps, re
     inputs, samples = columns.shape
     weighted, narrow = np.empty(samples), np.empty(samples, np.float32)
     partial, sums = np.empty(LANES), np.empty(FOUR, np.float32)
-    largest = 0.0
+    largest = np.int32(0)
     for j in range(inputs):
         for t in range(samples):
-            largest = max(largest, abs(np.float64(columns[j, t])))
+            largest = max(largest, abs(np.int32(columns[j, t])))
     # Of a sum in binary32, relative to that of the magnitudes: each of its terms passes through at most so many roundings.
     rounding = (samples / NARROW + 2 * NARROW + 2) * 2.0**-24 * largest * 1.01
     for row in range(weight.shape[0]):

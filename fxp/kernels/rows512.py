@@ -74,15 +74,27 @@ def four_elements(process, a, b, c, d, v, x_blocks, h_blocks, h_start):
 
 
 @inlined
+def add_bytes_of_two(first, last, v, u, e, f, g, h):
+    """Adds a block's products for the sequences with activations at v (e, f) and u (g, h)."""
+    x, y = twice(v), twice(u)
+    return dot(e, x, first), dot(f, x, last), dot(g, y, first), dot(h, y, last)
+
+
+@inlined
+def add_nibbles_of_two(first, last, v, u, e, f, g, h):
+    """The same of half of a block's products of nibbles."""
+    x, y = twice(v), twice(u)
+    return dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
+
+
+@inlined
 def bytes_of_four(w, v, u, t, s, blocks):
     zero, at = vector512.zero(), 0
     e, f, g, h, i, j, k, m = zero, zero, zero, zero, zero, zero, zero, zero
     for _ in range(blocks):
         first, last = load(w), load(w + 64)
-        x, y = twice(v + at), twice(u + at)
-        e, f, g, h = dot(e, x, first), dot(f, x, last), dot(g, y, first), dot(h, y, last)
-        x, y = twice(t + at), twice(s + at)
-        i, j, k, m = dot(i, x, first), dot(j, x, last), dot(k, y, first), dot(m, y, last)
+        e, f, g, h = add_bytes_of_two(first, last, v + at, u + at, e, f, g, h)
+        i, j, k, m = add_bytes_of_two(first, last, t + at, s + at, i, j, k, m)
         w += BLOCK
         at += 32
     return e, f, g, h, i, j, k, m
@@ -93,9 +105,7 @@ def bytes_of_two(w, v, u, blocks):
     zero = vector512.zero()
     e, f, g, h = zero, zero, zero, zero
     for _ in range(blocks):
-        first, last = load(w), load(w + 64)
-        x, y = twice(v), twice(u)
-        e, f, g, h = dot(e, x, first), dot(f, x, last), dot(g, y, first), dot(h, y, last)
+        e, f, g, h = add_bytes_of_two(load(w), load(w + 64), v, u, e, f, g, h)
         w, v, u = w + BLOCK, v + 32, u + 32
     return e, f, g, h
 
@@ -106,17 +116,13 @@ def nibbles_of_four(w, v, u, t, s, blocks):
     e, f, g, h, i, j, k, m = zero, zero, zero, zero, zero, zero, zero, zero
     for _ in range(blocks):
         first, last = load(w), load(w + 64)
-        x, y = twice(v + at), twice(u + at)
-        e, f, g, h = dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
-        x, y = twice(t + at), twice(s + at)
-        i, j, k, m = dot(i, first, x), dot(j, last, x), dot(k, first, y), dot(m, last, y)
-        first, last = both(first, mask), both(last, mask)
-        x, y = twice(v + at + 32), twice(u + at + 32)
-        e, f, g, h = dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
-        x, y = twice(t + at + 32), twice(s + at + 32)
-        i, j, k, m = dot(i, first, x), dot(j, last, x), dot(k, first, y), dot(m, last, y)
+        e, f, g, h = add_nibbles_of_two(first, last, v + at, u + at, e, f, g, h)
+        i, j, k, m = add_nibbles_of_two(first, last, t + at, s + at, i, j, k, m)
+        first, last, at = both(first, mask), both(last, mask), at + 32
+        e, f, g, h = add_nibbles_of_two(first, last, v + at, u + at, e, f, g, h)
+        i, j, k, m = add_nibbles_of_two(first, last, t + at, s + at, i, j, k, m)
         w += BLOCK
-        at += 64
+        at += 32
     return e, f, g, h, i, j, k, m
 
 
@@ -126,11 +132,8 @@ def nibbles_of_two(w, v, u, blocks):
     e, f, g, h = zero, zero, zero, zero
     for _ in range(blocks):
         first, last = load(w), load(w + 64)
-        x, y = twice(v), twice(u)
-        e, f, g, h = dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
-        first, last = both(first, mask), both(last, mask)
-        x, y = twice(v + 32), twice(u + 32)
-        e, f, g, h = dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
+        e, f, g, h = add_nibbles_of_two(first, last, v, u, e, f, g, h)
+        e, f, g, h = add_nibbles_of_two(both(first, mask), both(last, mask), v + 32, u + 32, e, f, g, h)
         w, v, u = w + BLOCK, v + 64, u + 64
     return e, f, g, h
 

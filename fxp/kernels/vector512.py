@@ -9,9 +9,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import models, register_model
 
-from fxp.kernels.vector import BYTE, WORD, _instruction, _shuffle, _undefined, operation, pointer_to, words
+from fxp.kernels.vector import BYTE, WORD, _instruction, _shuffle, _undefined, operation, pointer_to, register, words
 
 LINE = ir.VectorType(WORD, 16)
 
@@ -23,12 +22,7 @@ class Lines(types.Type):
         super().__init__(name="words512")
 
 
-@register_model(Lines)
-class _Model(models.PrimitiveModel):
-    def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, LINE)
-
-
+register(Lines, LINE)
 lines = Lines()
 
 
