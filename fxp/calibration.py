@@ -49,7 +49,8 @@ def calibrate(
 
     The offset bits and low biases are chosen so that low precision matches the float product on the data; the high
     path keeps its bits unless scales are fitted. Scores of the controller come from gradients of the float network.
-    Labels are used if data and head have them; without, the squared error of the last layer's h stands in for the loss.
+    Labels are used if data and head have them; without, the squared error of the head's outputs stands in for the loss,
+    or of the last layer's h where there is no head.
 
     Parameters
     ----------

@@ -14,10 +14,16 @@ from fxp.engines import CompiledEngine
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.quantise import embed
+from fxp.verification import EqualError
 from traces import Data, InputError
 from traces.data import Sequences
 
 LIMIT = 65_536  # steps that are observed at most: bounds memory and time
+
+HIDDEN = "squared error of h"
+OUTPUTS = "squared error of the head's outputs"
+EMBEDDING = "squared error of the embedding"
+"""What calibration differentiates without labels."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,9 @@ class Observation(Activations):
     def loss(self) -> str:
         """What calibration differentiates."""
         if self.labels is None:
-            return "squared error of h"
+            if self.network.model.head is None:
+                return HIDDEN
+            return EMBEDDING if (self.data.metric or self.network.model.metric) == EqualError.name else OUTPUTS
         if self.data.scope == "sequence":
             return "CTC"
         return "likelihood of 0/1 labels" if self.data.targets else "cross-entropy"

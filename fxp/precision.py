@@ -266,7 +266,7 @@ def _remedies(found: Precision, network: Network, view: View) -> Iterator[_Try]:
             lambda: rounding.fitted(network, view, coarse),
         )  # fmt: skip
     if OUTPUTS in lossy or any(p.part == INPUTS and p.layer for p in found.lossy):
-        yield "another range of h", fit, OUTPUTS if OUTPUTS in lossy else INPUTS, lambda: ranged(network, view)[1]
+        yield "another range of h", fit, OUTPUTS if OUTPUTS in lossy else INPUTS, lambda: ranged(network, view)
     if lossy & {INPUT_WEIGHTS, OUTPUT_WEIGHTS} and formats.granularity != Granularity.ROW:
         part = OUTPUT_WEIGHTS if OUTPUT_WEIGHTS in lossy else INPUT_WEIGHTS
         finer = replace(formats, granularity=str(Granularity.ROW))

@@ -265,12 +265,12 @@ def _output_ranges(layers: Sequence[FloatLayer], calibration: Sequence[np.ndarra
         return [1.0] * len(layers)
     outputs = floating.layer_outputs(layers, calibration)
     return [
-        1.0 if layer.projection is None else _rounded_up(_range_of(values, "the projected output"))
+        1.0 if layer.projection is None else rounded_up(_range_of(values, "the projected output"))
         for layer, values in zip(layers, outputs, strict=True)
     ]
 
 
-def _rounded_up(value: float) -> float:
+def rounded_up(value: float) -> float:
     """The least number of `RANGE_BITS` significant bits that is not below a positive one."""
     mantissa, exponent = math.frexp(value)
     return math.ldexp(math.ceil(math.ldexp(mantissa, RANGE_BITS)), exponent - RANGE_BITS)

@@ -16,7 +16,7 @@ from fxp import floating, quantise
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.observation import as_data, chosen, in_order
-from traces import Data
+from traces import Data, InputError
 
 STEPS = 4096  # of the data that are looked at, at most
 STRENGTHS = (1.0, 0.75, 0.5)  # how much of the inputs' ranges an equalisation moves into the weights
@@ -81,7 +81,9 @@ def gates(z: np.ndarray) -> np.ndarray:
     return values
 
 
-def fit_scales(network: Network, data: Any, inputs: bool = True, h: bool = True) -> tuple[Network, dict[str, Any]]:
+def fit_scales(
+    network: Network, data: Any, inputs: bool = True, h: bool | float = True
+) -> tuple[Network, dict[str, Any]]:
     """Choose the scale of every input feature and the range of every layer's h from data.
 
     The inputs are equalised: feature j of layer 0 is divided by a scale, which the columns of its input weights take
@@ -95,18 +97,31 @@ def fit_scales(network: Network, data: Any, inputs: bool = True, h: bool = True)
     network : Network
     data : traces.Data (in memory or open), or inputs as `emulate` takes them
         Real inputs; at most 4,096 steps are looked at.
-    inputs, h : bool
-        What to choose.
+    inputs : bool
+        Whether to choose the scales of the inputs.
+    h : bool or float
+        Whether to choose the ranges of h; a number above 0 and below 1 is the quantile of |h| that every layer's range
+        is to end at, without a search. The search weighs both precisions together, and so mostly the low one.
 
     Returns
     -------
     Network, dict
         The dict records for JSON what was chosen: `inputs`, the strength s or None; `h`, the range of each layer.
+
+    Raises
+    ------
+    InputError
+        Data that does not fit the network, or a quantile out of range.
     """
+    if not isinstance(h, bool) and not 0 < h < 1:
+        raise InputError(f"h is {h!r}, expected True, False, or a quantile above 0 and below 1")
     view = View(network, chosen(as_data(network, data), STEPS))
     strength, made = equalised(network, view) if inputs else (None, network)
-    ranges, made = ranged(made, view) if h else (_ranges(made), made)
-    return made, {"inputs": strength, "h": ranges}
+    if not isinstance(h, bool):
+        made = _at_quantile(made, view, h)
+    elif h:
+        made = ranged(made, view)
+    return made, {"inputs": strength, "h": _ranges(made)}
 
 
 def _ranges(network: Network) -> list[float]:
@@ -198,8 +213,18 @@ def _h_cost(network: Network, view: View, number: int, scale: np.float32) -> flo
     return total
 
 
-def ranged(network: Network, view: View) -> tuple[list[float], Network]:
-    """The range of each layer's h with the least cost, and the network with them."""
+def _at_quantile(network: Network, view: View, quantile: float) -> Network:
+    """The network with ranges of h whose largest index stands for a quantile of |h|, rounded up a little."""
+    formats, scales = network.formats, []
+    for number in range(len(network.layers)):
+        end = float(np.quantile(np.abs(np.concatenate(view.inputs[number + 1])), quantile))
+        alpha = quantise.rounded_up(max(end, 2.0**-40) * 2.0 ** (formats.high - 1) / formats.top)
+        scales.append(quantise.step(alpha, formats.high))
+    return Network(_with_ranges(network.model, scales))
+
+
+def ranged(network: Network, view: View) -> Network:
+    """The network with the range of each layer's h that has the least cost."""
     formats, scales = network.formats, []
     for number, stored in enumerate(network.layers):
         values = np.abs(np.concatenate(view.inputs[number + 1]))
@@ -209,5 +234,4 @@ def ranged(network: Network, view: View) -> tuple[list[float], Network]:
         candidates += [np.float32(max(end / top, 2.0**-40)) for end in ends for top in (formats.top, low_end)]
         costs = [_h_cost(network, view, number, scale) for scale in candidates]
         scales.append(candidates[int(np.argmin(costs))])
-    made = Network(_with_ranges(network.model, scales))
-    return _ranges(made), made
+    return Network(_with_ranges(network.model, scales))

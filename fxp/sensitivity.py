@@ -17,9 +17,10 @@ import numpy as np
 
 import traces
 from fxp import quantise
-from fxp.observation import Observation, in_order
+from fxp.observation import EMBEDDING, HIDDEN, OUTPUTS, Observation, in_order
 from fxp.quantise import FloatLayer
 from fxp.transcripts import alternatives
+from fxp.verification import embedding_gradient
 from traces import InputError
 
 BATCH_STEPS = 16_384  # padded steps that advance together; a longer sequence goes alone
@@ -103,8 +104,9 @@ def impacts(
     layers : stored layers with the offset bits to judge (their high path as in `observation`)
     observation : Observation
         With labels, the loss is the likelihood of the head's readout (cross-entropy, or of labels of 0 and 1, or CTC
-        for label sequences); without, a random projection of the last layer's h, the mean square of whose change is the
-        squared error of h.
+        for label sequences); without, a random projection of what is scored, the mean square of whose change is the
+        squared error of that: what the head makes of the steps that it reads, the embedding of a sequence where the
+        metric compares embeddings, or, without a head, the last layer's h.
     seed : int
         Of the random projection; not used with labels.
     kept : Kept, optional
@@ -174,11 +176,10 @@ def _gradients(
         for stored in floats[:-1]:
             inputs.append(_outputs(batch, _unrolled(stored, batch, inputs[-1])))
         states = _unrolled(floats[-1], batch, inputs[-1])
-        if observation.labels is not None:
-            gradient = _loss_gradient(observation, members, batch, _outputs(batch, states))
+        if observation.loss != HIDDEN:
+            gradient = _loss_gradient(observation, members, batch, _outputs(batch, states), generator)
         else:
-            shape = (*batch.x.shape[:2], observation.network.outputs)
-            gradient = batch.masked(generator.choice(np.array([-1, 1], np.float32), shape))
+            gradient = batch.masked(_signs(generator, (*batch.x.shape[:2], observation.network.outputs)))
         for number in reversed(range(len(floats))):
             if number < len(floats) - 1:
                 states = _unrolled(floats[number], batch, inputs[number])
@@ -392,17 +393,24 @@ def _backward(
     return pre, inputs
 
 
-def _loss_gradient(observation: Observation, members: list[int], batch: Batch, h: np.ndarray) -> np.ndarray:
+def _signs(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return generator.choice(np.array([-1, 1], np.float32), shape)
+
+
+def _loss_gradient(
+    observation: Observation, members: list[int], batch: Batch, h: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
     """Gradient of the summed loss by the last layer's h, [T, B, D * R]."""
     head, labels = observation.network.model.head, observation.labels
-    assert head is not None and labels is not None
-    by_logits = LOSSES[observation.loss]
+    assert head is not None
+    by_outputs = LOSSES[observation.loss]
     gradient = np.zeros_like(h)
     for n, member in enumerate(members):
         last = batch.lengths[n]
         span = slice(last - 1, last) if head.scope == "last" else slice(0, last)
-        logits = h[span, n] @ head.weight.T + head.bias
-        gradient[span, n] = by_logits(logits, labels[member]) @ head.weight
+        outputs = h[span, n] @ head.weight.T + head.bias
+        wanted = _signs(generator, outputs.shape) if labels is None else labels[member]
+        gradient[span, n] = by_outputs(outputs, wanted) @ head.weight
     return gradient
 
 
@@ -435,12 +443,20 @@ def _ctc_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(leaf.grad[:, 0].numpy())
 
 
+def _embedding_gradient(outputs: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    gradient = np.zeros_like(outputs)
+    gradient[-1] = embedding_gradient(outputs, signs[-1])
+    return gradient
+
+
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "cross-entropy": _softmax_gradient,
     "likelihood of 0/1 labels": _bernoulli_gradient,
     "CTC": _ctc_gradient,
+    OUTPUTS: lambda outputs, signs: signs,
+    EMBEDDING: _embedding_gradient,
 }
-"""Gradient of each loss by the logits [steps, C], for the labels of one sequence."""
+"""Gradient of each loss by the head's outputs [steps, C], for one sequence's labels, or random signs [steps, C]."""
 
 
 def _errors(

@@ -19,6 +19,26 @@ def embedding(outputs: np.ndarray) -> np.ndarray:
     return rectified / length if length else rectified
 
 
+def embedding_gradient(outputs: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Gradient by the outputs of the last step of the product of their `embedding` with a direction.
+
+    Parameters
+    ----------
+    outputs : float32 [time, K]
+    direction : float [K]
+
+    Returns
+    -------
+    float64 [K]
+        Zeros where the embedding is zero.
+    """
+    unit = embedding(outputs)
+    length = np.sqrt((np.maximum(outputs[-1].astype(np.float64), 0.0) ** 2).sum())
+    if not length:
+        return unit
+    return np.where(outputs[-1] > 0, direction - unit * (unit @ direction), 0.0) / length
+
+
 class EqualError:
     """Rate at which pairs of sequences of one group are taken for different, and pairs of different groups for the
     same, at the threshold of the cosine where the two are equal.

@@ -13,7 +13,9 @@ import accel
 import fxp
 import traces
 from fxp import cli, intervals, metrics, plugins, sensitivity
+from fxp.observation import Observation
 from fxp.scoring import Scorer
+from fxp.verification import embedding, embedding_gradient
 from traces import InputError
 
 F32 = np.float32
@@ -357,6 +359,48 @@ def test_calibration_takes_every_kind_of_labels(make_network, kind, loss):
     assert 0.3 < fxp.emulate(fitted, data, controller).low_share < 0.7
     bare, _ = fxp.calibrate(make_network((6,)), data, low_share=0.5)
     assert bare.model.calibration["loss"] == "squared error of h"
+
+
+@pytest.mark.parametrize("scope", ["step", "last"])
+@pytest.mark.parametrize("metric", [None, "equal_error"])
+def test_without_labels_what_the_head_makes_is_scored(make_network, scope, metric):
+    """Gradients by h against differences of signs times what is scored; nothing where the head does not read."""
+    network = make_network((6,), classes=5, scope=scope, metric=metric)
+    data = traces.Data.of(sequences())
+    observation = Observation(network, data)
+    name = "squared error of the head's outputs" if metric is None else "squared error of the embedding"
+    assert observation.loss == name
+    lengths = [len(x) for x in data]
+    batch, rng = sensitivity.Batch(list(data)), np.random.default_rng(2)
+    h = batch.masked(rng.normal(size=(max(lengths), len(data), 6)).astype(F32))
+    members = list(range(len(data)))
+    found = sensitivity._loss_gradient(observation, members, batch, h, np.random.default_rng(0))
+    head, signs = network.model.head, np.random.default_rng(0)
+    for n, length in enumerate(lengths):
+        first = length - 1 if scope == "last" else 0
+        drawn = signs.choice(np.array([-1, 1], F32), (length - first, 5))
+
+        def scored(some, first=first, length=length, drawn=drawn):
+            outputs = some[first:length].astype(np.float64) @ head.weight.T + head.bias
+            if metric is not None:
+                outputs = embedding(outputs)[None]
+            return float((outputs * drawn[-len(outputs) :]).sum())
+
+        for t in range(length):
+            for k in range(6):
+                ends = [h[:, n].astype(np.float64) for _ in range(2)]
+                ends[0][t, k] += 1e-4
+                ends[1][t, k] -= 1e-4
+                slope = (scored(ends[0]) - scored(ends[1])) / 2e-4
+                assert found[t, n, k] == pytest.approx(slope, rel=1e-3, abs=1e-5)
+    assert np.abs(found).max() > 0.01
+    assert not found[:, 0][: lengths[0] - 1].any() or (scope == "step" and metric is None)
+    fitted, _ = fxp.calibrate(network, data, low_share=0.5)
+    assert fitted.model.calibration["loss"] == name
+
+
+def test_an_embedding_of_nothing_has_no_gradient():
+    assert not embedding_gradient(-np.ones((2, 3), F32), np.ones(3)).any()
 
 
 def test_calibration_refuses_labels_that_do_not_fit(make_network):

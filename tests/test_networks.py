@@ -18,7 +18,7 @@ import accel
 import fxp
 import traces
 from bench.networks import kjv, noisy, table
-from fxp import cli, networks
+from fxp import cli, intervals, networks
 from fxp.evaluation import emulate_scored, float_totals
 from fxp.intervals import student_quantile
 from fxp.networks import chorales, evaluation, fetch, halves, kjv_512, registry, tolerated
@@ -426,6 +426,12 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
         assert row["tolerance"] == pytest.approx(static8.metric / 1000) and row["share"] == share
         reach = (expected.interval[1] - expected.difference) * student_quantile(0.95, 39) / student_quantile(0.975, 39)
         assert row["loss_upper"] == pytest.approx(row["loss"] + reach)
+    mask = emulate_scored(Scorer(fitted, data, metric="cross_entropy"), controller.static(calibrated.low_share)).totals
+    spent = emulate_scored(Scorer(fitted, data, metric="cross_entropy"), controller).totals
+    row = result["rows"][5]
+    assert row["from_mask"] == pytest.approx((spent - mask).mean(), abs=1e-12)
+    assert row["from_mask_interval"] == pytest.approx(intervals.paired_interval(spent, mask, np.ones(len(data))))
+    assert [row["controller"] for row in result["rows"] if "from_mask" in row] == ["calibrated", "element readouts"]
     for rows, expected in ((result["rows"][:7], calibrated), (result["rows"][7:], peak)):
         # No beta need reach the share on such short sequences; the others do.
         met = [row for row in rows if row["controller"] != "peak"]

@@ -1,6 +1,7 @@
 """Where high precision is lossy, and the scales that help."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import fxp
 import traces
 from fxp import cli, precision, scales
 from fxp.formats import Formats
-from fxp.quantise import FloatLayer, build
+from fxp.quantise import RANGE_BITS, FloatLayer, build
 from traces import InputError
 
 
@@ -133,6 +134,23 @@ def test_ranges_of_h_follow_small_states():
     assert relative_error(made, inputs) < 0.5 * relative_error(network, inputs)
     auto, _ = fxp.calibrate(network, inputs, low_share=0.5)
     assert auto.model.calibration["scales"]["changed"]
+
+
+def test_ranges_of_h_end_at_a_quantile_that_is_asked_for(make_network):
+    network = make_network((12, 9), projection=4, seed=3)
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(30, 3)).astype(np.float32) for _ in range(4)]
+    made, chosen = fxp.fit_scales(network, data, inputs=False, h=0.9)
+    view = scales.View(network, traces.Data.of(data))
+    for number, layer in enumerate(made.layers):
+        end = np.quantile(np.abs(np.concatenate(view.inputs[number + 1])), 0.9)
+        assert 1 <= layer.h_scale * network.formats.top / end < 1.001
+        assert chosen["h"][number] == layer.h_scale * 128
+        assert (math.frexp(layer.h_scale)[0] * 2**RANGE_BITS).is_integer()  # last bits of a float run do not show
+    assert made.layers[1].x_scale == made.layers[0].h_scale
+    for bad in (0, 1.0, -0.5, float("nan")):
+        with pytest.raises(InputError, match="quantile above 0 and below 1"):
+            fxp.fit_scales(network, data, h=bad)
 
 
 def test_calibration_fits_scales_where_needed_or_asked(make_network, tmp_path, capsys):

@@ -34,8 +34,9 @@ FIVE = (("kjv", "kjv-512"), ("reviews",), ("chorales",), ("g2p",), ("speaker",))
 def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown: a line a network, metric, share and controller."""
     lines = [
-        "| network | metric | float | static high | controller | low share | loss | upper end | tolerance | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | metric | float | static high | controller | low share | loss | upper end | tolerance | verdict "
+        "| from the static mask |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for number, row in enumerate(result["rows"]):
@@ -44,10 +45,18 @@ def table(results: list[dict[str, Any]]) -> str:
             upper = "-" if row["loss_upper"] is None else f"{row['loss_upper']:+.5f}"
             cells = (head if number == 0 else [""] * len(head)) + [
                 row["controller"], f"{100 * row['low_share']:.1f} %", f"{row['loss']:+.5f}", upper,
-                f"{row['tolerance']:.5f}", row["verdict"],
+                f"{row['tolerance']:.5f}", row["verdict"], from_mask(row),
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def from_mask(row: dict[str, Any]) -> str:
+    """What of a row's loss is beyond that of the static mask, with its interval; empty where it was not asked."""
+    if row.get("from_mask_interval") is None:
+        return ""
+    low, high = row["from_mask_interval"]
+    return f"{row['from_mask']:+.5f} [{low:+.5f}, {high:+.5f}]"
 
 
 def against_float(results: list[dict[str, Any]]) -> str:

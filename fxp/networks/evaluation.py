@@ -105,11 +105,18 @@ def evaluate(
                 "static mask": calibrated.static(reached),
                 "oracle (a bound)": Oracle(impacts, reached),
             }
-            for which, rival in rivals.items():
-                rows.append(row(judge, which, share, emulate_scored(judge, rival, **options)))
-            rows.append(row(judge, "calibrated", share, spent))
+            scored = {which: emulate_scored(judge, rival, **options) for which, rival in rivals.items()}
+            rows += [row(judge, which, share, outcome) for which, outcome in scored.items()]
+            mask = scored["static mask"].totals
             own = at_share(fitted, calibration, elements, observation, share, threads)
-            rows.append(row(judge, "element readouts", share, emulate_scored(judge, own, **options)))
+            for which, outcome in (
+                ("calibrated", spent), ("element readouts", emulate_scored(judge, own, **options))
+            ):  # fmt: skip
+                beyond = {
+                    "from_mask": judge.loss(outcome.totals, mask).value,
+                    "from_mask_interval": _losses(judge, outcome.totals, mask),
+                }
+                rows.append(row(judge, which, share, outcome) | beyond)
         peak = emulate_scored(judge, controllers.Peak(), **options)
         random = emulate_scored(judge, controllers.Random(peak.run.low_share), **options)
         rows += [row(judge, "peak by default", None, peak), row(judge, "random at the share of peak", None, random)]
@@ -228,11 +235,15 @@ def _judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray, tolerance: 
 
 def against_float(scorer: Scorer, high: np.ndarray, exact: np.ndarray, tolerance: float) -> dict[str, Any]:
     """Loss of static high precision against the float network, for what both scored: as `evaluate` gives it."""
-    found = _judged(scorer, high, exact, tolerance)
-    bounds = scorer.interval(high, exact)
+    return _judged(scorer, high, exact, tolerance) | {"interval": _losses(scorer, high, exact)}
+
+
+def _losses(scorer: Scorer, totals: np.ndarray, baseline: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of a loss from a baseline, paired."""
+    bounds = scorer.interval(totals, baseline)
     if bounds is not None and scorer.metric.higher_is_better:
-        bounds = (-bounds[1], -bounds[0])
-    return found | {"interval": bounds}
+        return -bounds[1], -bounds[0]
+    return bounds
 
 
 def verdict(loss: Loss, tolerance: float) -> str:

@@ -22,6 +22,7 @@ import traces
 from fxp import export
 from fxp.networks import debian, fetch, gsm, recordings
 from fxp.rounding import fit_rounding
+from fxp.scales import fit_scales
 
 FRAMES = 160  # of a sequence: what the encoder was trained on
 METRIC = "equal_error"
@@ -32,9 +33,11 @@ CALIBRATION, HELD_OUT = 60, 100  # recordings of a speaker at most
 
 # A band is given in parts: they end at these quantiles of its power, the last is open, and none whose range times the
 # largest weight of its band exceeds LARGEST, since the loudest part sets the weight steps of all.
-QUANTILES = (0.7, 0.9, 0.99)
-LARGEST = 4.0
+QUANTILES = (0.7, 0.9, 0.999)
+LARGEST = 0.5
 QUIET = 1e-4  # power, less than what is typical of speech: no part is narrower
+
+H_QUANTILE = 0.9995  # of |h|, at which its range ends
 
 RESEMBLYZER = fetch.Package(
     "Resemblyzer", "0.1.4", "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f", False, "Apache-2.0"
@@ -188,7 +191,8 @@ def model(scaled: bool = True, fitted: bool = True) -> traces.Model:
     scaled : bool
         A scale for each input, the range of its part. With one scale for all inputs, eight bits lose the quiet bands.
     fitted : bool
-        The input weights rounded for the sums of the calibration prompts (`fxp.fit_rounding`), not each for itself.
+        Ranges of h that end at a quantile of it on the calibration prompts (`fxp.fit_scales`), and the input weights
+        rounded for the sums of these (`fxp.fit_rounding`), not each for itself.
     """
     state = weights()
     lstm = dict(export.select(state, "lstm"))
@@ -208,7 +212,9 @@ def model(scaled: bool = True, fitted: bool = True) -> traces.Model:
         origin="resemblyzer/pretrained.pt of Resemblyzer 0.1.4",
         licence="Apache-2.0",
     )
-    return (fit_rounding(network, prompts) if fitted else network).model
+    if fitted:
+        network = fit_rounding(fit_scales(network, prompts, inputs=False, h=H_QUANTILE)[0], prompts)
+    return network.model
 
 
 def weights() -> dict[str, Any]:
