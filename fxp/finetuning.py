@@ -22,6 +22,7 @@ from fxp.metrics import MULTI, SEQUENCE, kind_of
 from fxp.network import Network
 from fxp.observation import Observation, as_data, chosen, labels_of, subset
 from fxp.scoring import Scorer
+from fxp.verification import EqualError
 from traces import Data, InputError
 
 BATCH = 16  # sequences of a step
@@ -54,7 +55,8 @@ def finetune(
     The forward pass is the emulation under the controller; gradients pass every rounding unchanged. All weights,
     biases, low biases, offset bits, embedding and head are trained, or the low path alone, by Adam under a cosine
     schedule. With a head the loss is a mixture of the labels' negative log-likelihood and the cross-entropy with what
-    the float network before training expects; without one, the squared difference of h from that network's.
+    the float network before training expects; where embeddings are compared (`equal_error`), one minus the cosine to
+    that network's; without a head, the squared difference of h from that network's.
 
     Parameters
     ----------
@@ -158,7 +160,8 @@ def tune_and_judge(
     Returns
     -------
     Network, and rows {"network": "before" or "tuned", "controller", "metric", "value", "difference", "interval",
-    "low_share"}; differences are paired with tuned static high precision (with that before tuning if `alone`).
+    "loss_upper", "low_share"}; differences are paired with tuned static high precision (with that before tuning if
+    `alone`), `loss_upper` is the upper end of the one-sided 95 % interval of the loss from it.
     """
     high = Static(network.formats.high)
     if controller is None:
@@ -188,6 +191,7 @@ def tune_and_judge(
             "value": scorer.value(result.totals),
             "difference": scorer.value(result.totals) - scorer.value(baseline),
             "interval": scorer.interval(result.totals, baseline),
+            "loss_upper": scorer.loss(result.totals, baseline).upper,
             "low_share": result.run.low_share,
         }
         for name, _, chooser, _, result in scored
@@ -341,6 +345,7 @@ class _Task:
         self._last = head is not None and head.scope == "last"
         self._whole = self._last or self._kind == SEQUENCE or network.directions == 2
         self._float = quantise.float_layers(network.model)
+        self._embeds = self._kind is None and (data.metric or network.model.metric) == EqualError.name
 
     def cut(self, generator: np.random.Generator, number: int) -> Place:
         """A stretch of a sequence."""
@@ -367,6 +372,8 @@ class _Task:
         weight, bias = trainee.head
         logits = [(h[-1:] if self._last else h) @ weight.T + bias for h in outputs]
         soft = [torch.from_numpy((h[-1:] if self._last else h) @ head.weight.T + head.bias) for h in taught]
+        if self._embeds:
+            return 1 - torch.cosine_similarity(_embeddings(torch, logits), _embeddings(torch, soft)).mean()
         share = self._teacher if self._kind is not None else 1.0
         loss = share * self._distance(torch.cat(logits), torch.cat(soft)) if share else 0.0
         return loss + (1 - share) * self._labelled(logits, drawn) if share < 1 else loss
@@ -398,3 +405,8 @@ class _Task:
         if self._kind == MULTI:
             return functional.binary_cross_entropy_with_logits(rows, wanted.float(), reduction="none").sum(1).mean()
         return functional.cross_entropy(rows, wanted.long())
+
+
+def _embeddings(torch: Any, outputs: list[Any]) -> Any:
+    """Rectified outputs of the last step of each sequence, [sequences, K]: embeddings but for their length."""
+    return torch.stack([z[-1] for z in outputs]).relu()

@@ -10,8 +10,10 @@ import fxp
 import traces
 from fxp import finetuning
 from fxp.cli import main
+from fxp.evaluation import emulate_scored, float_totals
 from fxp.observation import as_data
 from fxp.quantise import low_activations, low_indices
+from fxp.scoring import Scorer
 from fxp.straight import RECORD, Trainee, emulated
 from traces import InputError
 
@@ -146,6 +148,20 @@ def test_the_forward_pass_is_the_emulation(make_network):
     fitted, _ = fxp.calibrate(network, make_data(network, 10), low_share=0.5)
     assert fitted.digest != network.digest
     assert Trainee(fitted).network().digest == fitted.digest
+
+
+def test_embeddings_learn_to_point_as_in_float(make_network):
+    network = make_network(hidden=(8,), classes=6, scope="last", metric="equal_error", seed=2)
+    data = traces.Data.of(list(make_data(network, 40)), groups=[n % 4 for n in range(40)])
+    low = accel.Static(4)
+    made, rows = finetuning.tune_and_judge(network, data, data, low, steps=25, learning_rate=5e-3, batch=10)
+    assert rows[0]["metric"] == "equal_error" and rows[3]["loss_upper"] >= rows[3]["difference"]
+
+    def cosine(candidate):
+        scorer = Scorer(candidate, data, reference=network)
+        return (emulate_scored(scorer, low).totals * float_totals(scorer)).sum(axis=1).mean()
+
+    assert cosine(network) < cosine(made) < 1
 
 
 @pytest.mark.parametrize("shape", [{"classes": 3}, {"classes": 3, "scope": "last", "embedding": 6}, {}], ids=str)
