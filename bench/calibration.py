@@ -28,7 +28,6 @@ from accel import Random, Static
 from fxp import calibration, datafile, networks
 from fxp.evaluation import emulate_scored
 from fxp.formats import Formats
-from fxp.intervals import LEVEL, standard_error, student_quantile
 from fxp.observation import Observation, chosen, subset
 from fxp.quantise import FloatLayer, build
 from fxp.scoring import Scorer
@@ -36,7 +35,7 @@ from fxp.scoring import Scorer
 
 def losses(
     model: Path, calibrating: Path, judging: Path, shares: list[float], scales: str,
-    columns: int | None = None,
+    columns: int | None = None, metric: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Losses of one network, one row a share and controller.
 
@@ -45,6 +44,7 @@ def losses(
     model, calibrating, judging : files of the model, of the data to calibrate on, and of that to judge on
     shares : low shares
     scales, columns : as `fxp.calibrate` takes them
+    metric : a built-in one in place of the network's own
 
     Returns
     -------
@@ -59,44 +59,37 @@ def losses(
     with datafile.read(judging) as source:
         judged = calibration.as_data(network, source)
     made, first = fxp.calibrate(network, data, low_share=shares[0], scales=scales, columns=columns)
-    scorer = Scorer(made, judged)
+    scorer = Scorer(made, judged, metric=metric)
     high = emulate_scored(scorer, Static(made.formats.high)).totals
     sign = -1 if scorer.metric.higher_is_better else 1
-    weights = np.asarray(scorer.weights, np.float64)
-    static = float(high.sum() / weights.sum())
+    static = scorer.value(high)
 
-    def row(name: str, share: float | None, lost: np.ndarray) -> dict[str, Any]:
-        error = standard_error(lost, np.zeros_like(lost), weights)
-        reach, loss = student_quantile(0.5 + LEVEL / 2, len(lost) - 1) * error, float(lost.sum() / weights.sum())
-        upper = loss + student_quantile(LEVEL, len(lost) - 1) * error
-        relative = {"relative": loss / abs(static), "relative_upper": upper / abs(static)} if static else {}
-        return {
-            "controller": name,
-            "low_share": share,
-            "loss": loss,
-            "interval": [loss - reach, loss + reach],
-            **relative,
-        }
+    def row(name: str, share: float | None, totals: np.ndarray, base: np.ndarray = high) -> dict[str, Any]:
+        found, bounds = scorer.loss(totals, base), scorer.interval(totals, base)
+        relative = {}
+        if static and found.upper is not None:
+            relative = {"relative": found.value / abs(static), "relative_upper": found.upper / abs(static)}
+        interval = None if bounds is None else sorted(sign * bound for bound in bounds)
+        return {"controller": name, "low_share": share, "loss": found.value, "interval": interval, **relative}
 
-    def lost(controller: Any) -> tuple[np.ndarray, float]:
-        scored = emulate_scored(scorer, controller)
-        return sign * (scored.totals - high), scored.run.low_share
+    def scored(controller: Any) -> tuple[np.ndarray, float]:
+        result = emulate_scored(scorer, controller)
+        return result.totals, result.run.low_share
 
-    everything, _ = lost(Static(made.formats.low))
-    rows = [row("all low", 1.0, everything)]
+    rows = [row("all low", 1.0, scored(Static(made.formats.low))[0])]
     for number, share in enumerate(shares):
         controller = first
         if number:
             controller = fxp.calibrate(network, data, low_share=share, scales=scales, columns=columns)[1]
-        by_controller, reached = lost(controller)
-        by_mask, mask_share = lost(controller.static(reached))
-        by_chance, chance = lost(Random(reached))
+        by_controller, reached = scored(controller)
+        by_mask, mask_share = scored(controller.static(reached))
+        by_chance, chance = scored(Random(reached))
         rows += [row("random", chance, by_chance), row("static mask", mask_share, by_mask)]
-        rows += [row("calibrated", reached, by_controller), row("calibrated - mask", reached, by_controller - by_mask)]
+        rows += [row("calibrated", reached, by_controller), row("calibrated - mask", reached, by_controller, by_mask)]
     return {
         "model": str(model),
         "metric": scorer.name,
-        "sequences": len(high),
+        "sequences": len(judged),
         "static": static,
         "scales": made.model.calibration["scales"],
         "rows": rows,
@@ -193,6 +186,7 @@ def main() -> None:
     judge.add_argument("--shares", type=float, nargs="+", default=[0.57, 0.76])
     judge.add_argument("--scales", default="auto")
     judge.add_argument("--columns", type=int)
+    judge.add_argument("--metric")
     several = commands.add_parser("columns")
     several.add_argument("networks", nargs="+")
     several.add_argument("--columns", type=int, nargs="+", default=[])
@@ -208,7 +202,9 @@ def main() -> None:
     if given.command == "columns":
         result = [columns(name, given.columns, given.shares, given.folder) for name in given.networks]
     elif given.command == "losses":
-        result = losses(given.model, given.calibration, given.data, given.shares, given.scales, given.columns)
+        result = losses(
+            given.model, given.calibration, given.data, given.shares, given.scales, given.columns, given.metric
+        )
     else:
         result = cost(given.hidden, given.features, given.steps, given.length)
     print(json.dumps(result, indent=2))

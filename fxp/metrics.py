@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fxp.transcripts import PhonemeError, WordError
-from fxp.verification import EqualError
+from fxp.verification import EmbeddingDistance, EqualError
 from traces import InputError
 from traces.data import Sequences
 
@@ -33,6 +33,8 @@ class Metric(Protocol):
         in memory; False (the default) to be given whole sequences.
     needs_head : bool, optional
         True if the outputs have to be those of a head; False (the default) if h itself will do.
+    against_float : bool, optional
+        True to be given the outputs of the float network in place of labels; not with `piecewise`.
     """
 
     name: str
@@ -144,6 +146,7 @@ METRICS: dict[str, Metric | Statistic] = {
         PhonemeError(),
         WordError(),
         EqualError(),
+        EmbeddingDistance(),
     )
 }
 DEFAULT = {CLASS: "cross_entropy", MULTI: "nats_per_step"}

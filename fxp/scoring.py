@@ -179,7 +179,9 @@ class Scorer:
         if self._head_scope() == "last" and start + len(outputs) < self.inputs.lengths[number]:
             return 0.0, 0.0
         outputs = self.read(number, outputs)
-        if self._kind is not None and getattr(self.metric, "needs_head", False):
+        if getattr(self.metric, "against_float", False):
+            labels = self.read(number, self.float_outputs()[number])
+        elif self._kind is not None and getattr(self.metric, "needs_head", False):
             self._check_range(number, outputs, labels)
         with plugins.running(self.metric, f"metric {self.name}, sequence {number}"):
             if self._statistic:

@@ -108,3 +108,30 @@ class EqualError:
             return wrong(before) + part * (wrong(after) - wrong(before))
 
         return rate
+
+
+class EmbeddingDistance:
+    """One minus the cosine of a sequence's embedding to that of the float network, in the mean.
+
+    Sequences of one group may err alike, so that intervals come from drawing groups, and sequences of each.
+    """
+
+    name = "embedding_distance"
+    unit = "1"
+    higher_is_better = False
+    needs_head = True
+    against_float = True
+
+    def represent(self, outputs: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """The distance of a sequence, float64 [1]; `labels` are the outputs of the float network."""
+        assert labels is not None
+        return np.array([1.0 - embedding(outputs) @ embedding(labels)])
+
+    def statistic(self, representations: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], float]:
+        """The mean distance as a function of weights int64 [drawn, sequences]."""
+
+        def mean(weights: np.ndarray) -> float:
+            count = weights.sum(axis=0)
+            return float(count @ representations[:, 0] / count.sum())
+
+        return mean

@@ -12,8 +12,10 @@ import pytest
 import accel
 import fxp
 import traces
-from fxp import cli, intervals, metrics, plugins, sensitivity
+from fxp import cli, floating, intervals, metrics, plugins, sensitivity
+from fxp.evaluation import emulate_scored
 from fxp.observation import Observation
+from fxp.quantise import float_layers
 from fxp.scoring import Scorer
 from fxp.verification import embedding, embedding_gradient
 from traces import InputError
@@ -397,6 +399,26 @@ def test_without_labels_what_the_head_makes_is_scored(make_network, scope, metri
     assert not found[:, 0][: lengths[0] - 1].any() or (scope == "step" and metric is None)
     fitted, _ = fxp.calibrate(network, data, low_share=0.5)
     assert fitted.model.calibration["loss"] == name
+
+
+def test_the_distance_of_embeddings_is_to_those_of_the_float_network(make_network):
+    network = make_network((6,), classes=5, scope="last")
+    data = traces.Data.of(sequences(), groups=[0, 0, 1, 1])
+    table = fxp.evaluate(network, data, ["float", accel.Static(8), accel.Static(4)], metric="embedding_distance")
+    exact, low = table.rows[0], table.rows[-1]
+    assert exact.metric == pytest.approx(0, abs=1e-12)
+    head, runs = network.model.head, fxp.emulate(network, list(data), accel.Static(4)).outputs
+    floating_runs = floating.run(float_layers(network.model), list(data))[0]
+    cosines = [
+        embedding(h[-1:] @ head.weight.T + head.bias) @ embedding(f[-1:] @ head.weight.T + head.bias)
+        for h, f in zip(runs, floating_runs, strict=True)
+    ]
+    assert low.metric == pytest.approx(1 - np.mean(cosines)) and low.metric > 0.001
+    scorer = Scorer(network, data, metric="embedding_distance")
+    totals = emulate_scored(scorer, accel.Static(4)).totals
+    doubled = np.array([[2, 0, 0, 0], [0, 0, 1, 1]])  # draws: the first sequence twice
+    value = scorer.metric.statistic(totals, scorer.groups)(doubled)
+    assert value == pytest.approx((2 * totals[0, 0] + totals[2, 0] + totals[3, 0]) / 4)
 
 
 def test_an_embedding_of_nothing_has_no_gradient():
