@@ -34,7 +34,7 @@ class Metric(Protocol):
     needs_head : bool, optional
         True if the outputs have to be those of a head; False (the default) if h itself will do.
     against_float : bool, optional
-        True to be given the outputs of the float network in place of labels; not with `piecewise`.
+        True to be given the outputs of the float network in place of labels.
     """
 
     name: str
@@ -118,17 +118,38 @@ def bernoulli_loss(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.maximum(exact, 0) + np.log1p(np.exp(-np.abs(exact))) - exact * targets
 
 
+def _divergence(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler divergence of each row's softmax from that of the float network: float64 [n], in nats."""
+    ours, theirs = (_log_softmax(z.astype(np.float64)) for z in (logits, exact))
+    return np.asarray((np.exp(theirs) * (theirs - ours)).sum(axis=1))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _bernoulli_divergence(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """The same of independent labels of 0 or 1, logits being log odds, summed over the labels."""
+    ours, theirs = logits.astype(np.float64), exact.astype(np.float64)
+    share = 0.5 * (1 + np.tanh(0.5 * theirs))
+    # log of the probabilities of 1 and 0, from -log(1 + exp(z)) without overflow.
+    softplus = [np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) for z in (ours, theirs)]
+    return np.asarray((share * (theirs - ours) + softplus[0] - softplus[1]).sum(axis=1))
+
+
 class _ByStep:
-    """A score for every labelled step."""
+    """A score for every step that is labelled, or that the head reads."""
 
     piecewise = True
     needs_head = True
 
     def __init__(
-        self, name: str, unit: str, labels: str, steps: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        self, name: str, unit: str, labels: str | None, steps: Callable[[np.ndarray, np.ndarray], np.ndarray],
         higher_is_better: bool = False,
     ):  # fmt: skip
         self.name, self.unit, self.labels, self.higher_is_better = name, unit, labels, higher_is_better
+        self.against_float = labels is None
         self._steps = steps
 
     def score(self, outputs: np.ndarray, labels: np.ndarray | None) -> tuple[float, float]:
@@ -147,6 +168,8 @@ METRICS: dict[str, Metric | Statistic] = {
         WordError(),
         EqualError(),
         EmbeddingDistance(),
+        _ByStep("divergence", "nats", None, _divergence),
+        _ByStep("bernoulli_divergence", "nats", None, _bernoulli_divergence),
     )
 }
 DEFAULT = {CLASS: "cross_entropy", MULTI: "nats_per_step"}

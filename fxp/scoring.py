@@ -178,9 +178,10 @@ class Scorer:
             labels = labels[start : start + len(outputs)]
         if self._head_scope() == "last" and start + len(outputs) < self.inputs.lengths[number]:
             return 0.0, 0.0
+        stop = start + len(outputs)
         outputs = self.read(number, outputs)
         if getattr(self.metric, "against_float", False):
-            labels = self.read(number, self.float_outputs()[number])
+            labels = self.read(number, self.float_outputs()[number][start:stop])
         elif self._kind is not None and getattr(self.metric, "needs_head", False):
             self._check_range(number, outputs, labels)
         with plugins.running(self.metric, f"metric {self.name}, sequence {number}"):

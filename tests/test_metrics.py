@@ -421,6 +421,32 @@ def test_the_distance_of_embeddings_is_to_those_of_the_float_network(make_networ
     assert value == pytest.approx((2 * totals[0, 0] + totals[2, 0] + totals[3, 0]) / 4)
 
 
+@pytest.mark.parametrize("name", ["divergence", "bernoulli_divergence"])
+@pytest.mark.parametrize("scope", ["step", "last"])
+def test_divergences_are_from_the_float_network(make_network, name, scope):
+    network = make_network((6,), classes=4, scope=scope)
+    data = traces.Data.of(sequences())
+    table = fxp.evaluate(network, data, ["float", accel.Static(4)], metric=name)
+    exact = table.rows[0]
+    assert exact.metric == pytest.approx(0, abs=1e-12)
+    head, runs = network.model.head, fxp.emulate(network, list(data), accel.Static(4)).outputs
+    found = []
+    for ours, theirs in zip(runs, floating.run(float_layers(network.model), list(data))[0], strict=True):
+        some = slice(-1, None) if scope == "last" else slice(None)
+        z, y = (v[some].astype(np.float64) @ head.weight.T.astype(np.float64) + head.bias for v in (ours, theirs))
+        if name == "divergence":
+            q, p = (np.exp(v) / np.exp(v).sum(axis=1, keepdims=True) for v in (z, y))
+        else:
+            q, p = (np.stack([1 / (1 + np.exp(-v)), 1 / (1 + np.exp(v))], axis=-1) for v in (z, y))
+        found.append((p * np.log(p / q)).reshape(len(z), -1).sum(axis=1))
+    low = next(row for row in table.rows if row.controller == "static" and row.parameters["bits"] == 4)
+    assert low.metric == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
+    assert low.metric > 0.001
+    far = np.float32([[800, -800, 0]])  # no overflow
+    score = metrics.named(name).score(-far, far)[0]
+    assert np.isfinite(score) and score >= 800
+
+
 def test_an_embedding_of_nothing_has_no_gradient():
     assert not embedding_gradient(-np.ones((2, 3), F32), np.ones(3)).any()
 
