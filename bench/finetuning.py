@@ -92,7 +92,7 @@ TASKS = {
         music, 0.95, ({"learning_rate": 5e-4, "bit_rate": 0.06}, {"learning_rate": 2e-3, "bit_rate": 0.03})
     ),
     "reviews": Task(snippets, 0.85, ({"learning_rate": 1e-4, "bit_rate": 0.01, "teacher": 1.0},)),
-    "speaker": Task(recordings, 0.8, ({"learning_rate": 1e-3, "bit_rate": 0.03},)),
+    "speaker": Task(recordings, 0.8, ({"learning_rate": 3e-4, "bit_rate": 0.03},)),
 }
 STEPS = 200
 

@@ -375,7 +375,7 @@ def test_chorales_are_ordered_by_number_and_split_without_overlap():
 
 @pytest.mark.parametrize(
     ("value", "upper", "expected"),
-    [(0.2, 0.5, "held"), (0.8, 1.2, "lost"), (0.2, 1.5, "undetermined"), (9, 11, "lost"), (-3, -1, "undetermined"),
+    [(0.2, 0.5, "held"), (0.8, 1.2, "lost"), (0.2, 1.5, "undetermined"), (9, 11, "lost"), (-3, -1, "held"), (-3, 0.5, "undetermined"),
      (-3, -2.5, "held"), (0, None, "undetermined"), (0, 0, "held")],
 )  # fmt: skip
 def test_verdicts(value, upper, expected):
@@ -576,4 +576,4 @@ def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
 
 def test_the_table_of_the_page_is_filled_from_the_results():
     page = table.PAGE.read_text(encoding="utf-8")
-    assert table.filled(page, table.stored(), table.stored("tolerance")) == page
+    assert table.filled(page, table.stored(), table.stored("tolerance"), table.stored("finetuning")) == page

@@ -20,13 +20,15 @@ import fxp
 import traces
 from fxp import networks
 from fxp.evaluation import emulate_scored, float_totals
+from fxp.metrics import METRICS
 from fxp.networks import evaluation
-from fxp.scoring import Scorer
+from fxp.scoring import Loss, Scorer
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "networks.md"
 BEGIN, END = "<!-- results: python -m bench.networks.table -->", "<!-- end of results -->"
+BEGIN_SHORT, END_SHORT = "<!-- in short: python -m bench.networks.table -->", "<!-- end of short -->"
 BEGIN_CHOSEN, END_CHOSEN = "<!-- shares at the tolerance: python -m bench.networks.table -->", "<!-- end of shares -->"
 FIVE = (("kjv", "kjv-512"), ("reviews",), ("chorales",), ("g2p",), ("speaker",))  # the first that there is counts
 
@@ -145,6 +147,57 @@ def ladder(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(results: list[dict[str, Any]], at_tolerance: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> str:
+    """What each network allows, as Markdown: a line a network, by its own metric; and the mean share with tuning."""
+    lines = [
+        "| network | metric, tolerance | static 8 bits against float | 57 % low, element readouts | low share within "
+        "the tolerance | low share after fine-tuning | loss from static 8 bits tuned as long |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    shares = {}
+    by_name = {result["network"]: result for result in at_tolerance}
+    tuning = {result["network"]: result for result in tuned}
+    for result in results:
+        name = result["network"]
+        if result["metric"] != networks.entry(name).metric:
+            continue
+        chosen_row = by_name[name]["held_out"]
+        near = next(row for row in result["rows"] if row["controller"] == "element readouts")
+        after, lost = "", ""
+        shares[name] = chosen_row["low_share"] if chosen_row["verdict"] == "held" else 0.0
+        if name in tuning:
+            row, found = tuned_row(tuning[name])
+            shares[name] = row["low_share"] if found["verdict"] == "held" else 0.0
+            after, lost = percent(row["low_share"]), in_words(found)
+        lines.append(
+            f"| `{name}` | {result['metric'].replace('_', ' ')}, {near['tolerance']:.5f} "
+            f"| {in_words(result['static_high_vs_float'])} | {in_words(near)} "
+            f"| {percent(chosen_row['low_share'])} {chosen_row['verdict']} | {after} | {lost} |"
+        )
+    five = [next(name for name in names if name in shares) for names in FIVE]
+    mean = percent(np.mean([shares[name] for name in five]))
+    return "\n".join(lines) + (
+        f"\n\nMean over {', '.join(five)} with fine-tuning, where a network was tuned and its loss is held: **{mean}**."
+    )
+
+
+def tuned_row(result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a fine-tuning: the row of the first pair of rates, and its loss from static 8 bits tuned as long."""
+    rows = {row["network"]: row for row in result["rows"]}
+    base = next(name for name in rows if name.endswith(", 8 bits") and name != "before, 8 bits")
+    row = rows[base.removesuffix(", 8 bits")]
+    found = row[f"from {base}"]
+    sign = -1 if METRICS[result["metric"]].higher_is_better else 1
+    loss = Loss(sign * found["difference"], found["upper"])
+    verdict = evaluation.verdict(loss, result["tolerance"])
+    return row, {"loss": loss.value, "loss_upper": loss.upper, "verdict": verdict}
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """Loss, its upper end and the verdict."""
+    return f"{row['loss']:+.5f}, upper end {row['loss_upper']:+.5f}: {row['verdict']}"
+
+
 def percent(share: Any) -> str:
     """A share, with its sign."""
     return f"{100 * share:.1f} %".replace(".0 %", " %")
@@ -156,8 +209,11 @@ def judged(row: dict[str, Any]) -> list[str]:
     return [f"{row['loss']:+.5f}", upper, f"{row['tolerance']:.5f}", row["verdict"]]
 
 
-def filled(page: str, results: list[dict[str, Any]], at_tolerance: list[dict[str, Any]]) -> str:
+def filled(
+    page: str, results: list[dict[str, Any]], at_tolerance: list[dict[str, Any]], tuned: list[dict[str, Any]]
+) -> str:
     """The page with its tables replaced."""
+    page = _replaced(page, BEGIN_SHORT, END_SHORT, summary(results, at_tolerance, tuned))
     page = _replaced(page, BEGIN, END, f"{against_float(results)}\n\n{table(results)}")
     return _replaced(page, BEGIN_CHOSEN, END_CHOSEN, f"{chosen(at_tolerance)}\n\n{ladder(at_tolerance)}")
 
@@ -168,7 +224,7 @@ def _replaced(page: str, begin: str, end: str, content: str) -> str:
 
 
 def stored(kind: str = "networks") -> list[dict[str, Any]]:
-    """Results of a kind ("networks", "tolerance") in the order of their files' names."""
+    """Results of a kind ("networks", "tolerance", "finetuning") in the order of their files' names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(f"{kind}-*.json"))]
 
 
@@ -193,4 +249,5 @@ if __name__ == "__main__":
             result = measure(json.loads(path.read_text(encoding="utf-8")))
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             print(f"{path.name}: {result['static_high_vs_float']}", flush=True)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), stored(), stored("tolerance")), encoding="utf-8")
+    text = filled(PAGE.read_text(encoding="utf-8"), stored(), stored("tolerance"), stored("finetuning"))
+    PAGE.write_text(text, encoding="utf-8")

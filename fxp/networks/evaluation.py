@@ -253,14 +253,16 @@ def verdict(loss: Loss, tolerance: float) -> str:
     -------
     str
         "lost" if even the lower end of the one-sided interval exceeds the tolerance, or if the interval reaches less
-        far than the tolerance and its upper end exceeds it; "held" if it reaches less far and its upper end does not;
-        "undetermined" if the interval reaches further than the tolerance.
+        far than the tolerance and its upper end exceeds it; "held" if it reaches less far and its upper end does not,
+        or if even the upper end is no loss; "undetermined" if the interval reaches further than the tolerance.
     """
     if loss.upper is None:
         return "undetermined"
     reach = loss.upper - loss.value
     if loss.value - reach > tolerance:
         return "lost"
+    if loss.upper <= 0:
+        return "held"
     if reach > tolerance:
         return "undetermined"
     return "held" if loss.upper <= tolerance else "lost"
