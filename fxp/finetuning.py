@@ -20,9 +20,8 @@ from fxp.emulator import emulate
 from fxp.evaluation import emulate_scored
 from fxp.metrics import MULTI, SEQUENCE, kind_of
 from fxp.network import Network
-from fxp.observation import Observation, as_data, chosen, labels_of, subset
+from fxp.observation import Observation, as_data, chosen, compares_embeddings, labels_of, subset
 from fxp.scoring import Scorer
-from fxp.verification import EqualError
 from traces import Data, InputError
 
 BATCH = 16  # sequences of a step
@@ -55,7 +54,7 @@ def finetune(
     The forward pass is the emulation under the controller; gradients pass every rounding unchanged. All weights,
     biases, low biases, offset bits, embedding and head are trained, or the low path alone, by Adam under a cosine
     schedule. With a head the loss is a mixture of the labels' negative log-likelihood and the cross-entropy with what
-    the float network before training expects; where embeddings are compared (`equal_error`), one minus the cosine to
+    the float network before training expects; where the metric compares embeddings, one minus the cosine to
     that network's; without a head, the squared difference of h from that network's.
 
     Parameters
@@ -345,7 +344,7 @@ class _Task:
         self._last = head is not None and head.scope == "last"
         self._whole = self._last or self._kind == SEQUENCE or network.directions == 2
         self._float = quantise.float_layers(network.model)
-        self._embeds = self._kind is None and (data.metric or network.model.metric) == EqualError.name
+        self._embeds = self._kind is None and compares_embeddings(network, data)
 
     def cut(self, generator: np.random.Generator, number: int) -> Place:
         """A stretch of a sequence."""

@@ -14,7 +14,7 @@ from fxp.engines import CompiledEngine
 from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.quantise import embed
-from fxp.verification import EqualError
+from fxp.verification import EmbeddingDistance, EqualError
 from traces import Data, InputError
 from traces.data import Sequences
 
@@ -115,7 +115,7 @@ class Observation(Activations):
         if self.labels is None:
             if self.network.model.head is None:
                 return HIDDEN
-            return EMBEDDING if (self.data.metric or self.network.model.metric) == EqualError.name else OUTPUTS
+            return EMBEDDING if compares_embeddings(self.network, self.data) else OUTPUTS
         if self.data.scope == "sequence":
             return "CTC"
         return "likelihood of 0/1 labels" if self.data.targets else "cross-entropy"
@@ -141,6 +141,11 @@ class Observation(Activations):
 def in_order(values: np.ndarray, direction: int) -> np.ndarray:
     """Rows in time positions as processed: reversed for the backward direction."""
     return values[::-1] if direction else values
+
+
+def compares_embeddings(network: Network, data: Data) -> bool:
+    """Whether the metric that the data, or else the network, names is of angles between embeddings."""
+    return (data.metric or network.model.metric) in (EqualError.name, EmbeddingDistance.name)
 
 
 def labels_of(network: Network, data: Data) -> list[np.ndarray] | None:

@@ -364,7 +364,7 @@ def test_calibration_takes_every_kind_of_labels(make_network, kind, loss):
 
 
 @pytest.mark.parametrize("scope", ["step", "last"])
-@pytest.mark.parametrize("metric", [None, "equal_error"])
+@pytest.mark.parametrize("metric", [None, "equal_error", "embedding_distance"])
 def test_without_labels_what_the_head_makes_is_scored(make_network, scope, metric):
     """Gradients by h against differences of signs times what is scored; nothing where the head does not read."""
     network = make_network((6,), classes=5, scope=scope, metric=metric)
