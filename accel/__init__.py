@@ -41,7 +41,15 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(import_module(f"accel.{_HOME[name]}"), name)
+        try:
+            value = getattr(import_module(f"accel.{_HOME[name]}"), name)
+        except ImportError as error:
+            if "controller" not in str(error):
+                raise
+            raise ImportError(
+                f"{error}; the controllers of this checkout are not compiled: leave it to use the installed package, "
+                f"or install it in place (pip install -e .)"
+            ) from error
         # A function may share its name with its module, which the import has just bound in its place.
         globals()[name] = value
         return value

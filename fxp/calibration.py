@@ -338,6 +338,11 @@ class Judge:
     def __init__(self, network: Network, data: Data, threads: int = 1):
         self.network, self._data, self._threads = network, data, threads
         self._scorer = Scorer(network, data)
+        if getattr(self._scorer.metric, "against_float", False):
+            raise InputError(
+                f"max_loss is relative to static high precision, but metric {self._scorer.name} says how far that is "
+                f"from the float network: give low_share, or data that names another metric"
+            )
         self._high = self._outcome(Static(network.formats.high))
         if not self._scorer.labelled:
             self._scale = float(sum((h.astype(np.float64) ** 2).mean(axis=1).sum() for h in self._high))

@@ -82,6 +82,9 @@ def _archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 _check_header(file, member.file_size)
             with archive.open(member) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False, max_header_size=HEADER)
+        others = sorted(set(archive.namelist()) - {f"{name}.npy" for name in ARRAYS})
+        if arrays and others:
+            raise ValueError(f"array {others[0].removesuffix('.npy')!r} is unknown; known are {', '.join(ARRAYS)}")
         if "values" not in arrays:
             raise ValueError(f"no array `values` (found {', '.join(archive.namelist()[:9]) or 'none'})")
     return arrays

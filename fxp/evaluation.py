@@ -51,7 +51,7 @@ class Row:
     def family(self) -> str:
         """Rows of one family differ in their low share alone: the controller in words, without its parameters."""
         if self.controller in ("peak", "delta", "oracle"):
-            return {"oracle": "oracle (a bound)"}.get(self.controller, self.controller)
+            return {"oracle": "oracle (first order)"}.get(self.controller, self.controller)
         return self.label
 
     @property
@@ -64,7 +64,7 @@ class Row:
         if self.controller == "peak" and self.parameters["beta"] != controllers.Peak().beta:
             return f"peak, beta {self.parameters['beta']:.3g}"
         if self.controller == "oracle":
-            return "oracle (a bound)"
+            return "oracle (first order)"
         if self.controller == "calibrated" and not (
             self.parameters["readout"] or self.parameters.get("element_readout")
         ):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import traces
+from fxp import metrics
 from fxp.formats import Formats
 from fxp.network import Network
 from fxp.quantise import FloatLayer, build, embed
@@ -191,7 +192,7 @@ def from_torch(
         A scale for each input feature, folded into the input weights.
     embedding : torch.nn.Embedding or float32 [tokens, features], optional
         Kept in float; the inputs are then tokens.
-    description : name, metric, origin, licence
+    description : name, metric (a built-in one), origin, licence
 
     Returns
     -------
@@ -200,7 +201,7 @@ def from_torch(
     Raises
     ------
     InputError
-        NaN or infinite weights, shapes that do not fit, an unsupported module.
+        NaN or infinite weights, shapes that do not fit, an unsupported module, an unknown metric.
     """
     torch = torch_module()
     if not isinstance(module, (torch.nn.LSTM, torch.nn.LSTMCell)):
@@ -244,6 +245,8 @@ def from_layers(
     **description: Any,
 ) -> Network:
     """Quantise float layers, wherever they come from; see `from_torch` for everything else."""
+    if description.get("metric") is not None:
+        metrics.named(description["metric"])
     table = None if embedding is None else _array(getattr(embedding, "weight", embedding), "embedding")
     if calibration is None:
         raise InputError("calibration data is needed: it sets the range of the inputs")
@@ -290,6 +293,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in str(error):  # what torch advises would run code of the file
+            reason = "it holds other Python objects, which are not loaded"
+        elif isinstance(error, OSError):
+            reason = f"damaged or truncated ({error.strerror})"
         raise InputError(
             f"{path}: not a checkpoint of plain tensors (torch.save(model.state_dict(), path)): {reason}"
         ) from None

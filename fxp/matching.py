@@ -44,7 +44,7 @@ def rivals(
         Runs that are needed to know a share are kept there.
     shares : low shares, 0 to 1, or None
         None: the share that `carried` reaches on the very data (without one, that of peak).
-    oracle : whether to add the bound that no hardware can reach
+    oracle : whether to add the oracle, which knows the future
     """
     if shares is not None and not (len(shares) and all(0 < share < 1 for share in shares)):
         raise InputError("shares have to lie between 0 and 1, such as 57%")

@@ -159,7 +159,7 @@ def labels_of(network: Network, data: Data) -> list[np.ndarray] | None:
         if data.targets != len(head.bias):
             raise InputError(f"{data.targets} labels a step, but the head has {len(head.bias)} rows")
     elif data.labels.size and (data.labels.min() < 0 or data.labels.max() >= len(head.bias)):
-        raise InputError(f"calibration labels lie outside 0 to {len(head.bias) - 1}, the rows of the head")
+        raise InputError(f"labels lie outside 0 to {len(head.bias) - 1}, the rows of the head")
     return [data.sequence_labels(n) for n in range(len(data))]
 
 

@@ -1,8 +1,9 @@
-"""A bound, not a controller: decisions that know the future.
+"""No controller: decisions that know the future.
 
 Each single decision (an element in a step) is judged by the first-order change of the loss that it would cause,
 |dL/dz · (z_low - z_high)|, with the gradients of `fxp.sensitivity` on the very data that is judged, future steps and
-labels included. The decisions that cost least run low. No hardware can do that.
+labels included. The decisions that cost least run low. No hardware can do that. It bounds what a causal rule could gain
+only as far as single changes tell of many: where small errors add up over steps, a mask can lose less.
 """
 
 from __future__ import annotations

@@ -579,6 +579,9 @@ def test_bad_networks_and_data(make_network):
         fxp.calibrate(network, traces.Data.of(list(data), [0] * len(data)))
     with pytest.raises(InputError, match="at least 10 sequences"):
         fxp.calibrate(network, make_data(network, 9), max_loss=0.1)
+    far = make_network(hidden=(4,), classes=3, metric="divergence")
+    with pytest.raises(InputError, match="how far that is from the float network"):
+        fxp.calibrate(far, make_data(far), max_loss=0.1)
     with pytest.raises(InputError, match="tokens"):
         fxp.calibrate(make_network(hidden=(4,), embedding=5), [np.array([1, 5])])
 

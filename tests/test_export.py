@@ -340,6 +340,13 @@ def test_bad_checkpoints(place, capsys):
         assert cli("export", checkpoint, "-o", place / "m.h5", "-c", place / "x.npy") == 2, name
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1 and str(checkpoint) in captured.err, name
+        # What torch would have users try runs code of the file.
+        assert "weights_only" not in captured.err and "\x1b" not in captured.err, captured.err
+    torch.save(module, place / "whole.pt")
+    assert cli("export", place / "whole.pt", "-o", place / "m.h5", "-c", place / "x.npy") == 2
+    assert "other Python objects" in capsys.readouterr().err
+    assert cli("export", good, "-o", place / "m.h5", "-c", place / "x.npy", "--metric", "accurcy") == 2
+    assert "metric 'accurcy' is unknown" in capsys.readouterr().err and not (place / "m.h5").exists()
     for options, expected in [
         (["--prefix", "decoder"], "encoder.lstm"), (["--prefix", "encoder"], "larger.pt"),
         (["--prefix", "encoder.lstm", "--head", "nothing"], "nothing"),

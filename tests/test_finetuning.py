@@ -287,6 +287,14 @@ def test_the_command(make_network, tmp_path, capsys, monkeypatch):
     assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--part", "none") == 2
     assert run("finetune", "m.h5", "d.h5", "-o", "m.h5") == 2
     assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--static", "4", "-C", "peak") == 2
+    traces.Data.of(list(make_data(network, 30))).write("bare.h5")
+    capsys.readouterr()
+    assert run("finetune", "m.h5", "d.h5", "-o", "x.h5", "--static", "4", "--judge", "bare.h5") == 2
+    assert "bare.h5: has no labels, and d.h5 has some" in capsys.readouterr().err
+    wide = make_data(make_network(hidden=(8,), classes=9, seed=1), 30)
+    wide.write("wide.h5")
+    assert run("finetune", "m.h5", "wide.h5", "-o", "x.h5", "--static", "4") == 2
+    assert "wide.h5: labels lie outside 0 to 2" in capsys.readouterr().err
     make_data(network, 8).write("few.h5")
     assert run("finetune", "m.h5", "few.h5", "-o", "x.h5") == 2
     assert "too few" in capsys.readouterr().err

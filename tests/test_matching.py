@@ -1,4 +1,4 @@
-"""Rivals at equal low share, and the bound that knows the future."""
+"""Rivals at equal low share, and the oracle that knows the future."""
 
 import numpy as np
 import pytest

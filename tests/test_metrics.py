@@ -316,6 +316,9 @@ def test_labels_from_numpy_files(tmp_path):
     assert [read.sequence_labels(n).tolist() for n in range(2)] == [[1], [2, 2]]
     np.savez(tmp_path / "b.npz", values=batch, labels=np.ones((2, 4, 5), int))
     assert datafile.read(tmp_path / "b.npz").targets == 5
+    np.savez(tmp_path / "b.npz", values=batch, label=[1, 2])
+    with pytest.raises(InputError, match="array 'label' is unknown; known are values, offsets, labels"):
+        datafile.read(tmp_path / "b.npz")
     np.savez(tmp_path / "b.npz", values=batch, labels=[1, 2, 2], label_offsets=[0, 4, 3])
     with pytest.raises(InputError, match="label_offsets"):
         datafile.read(tmp_path / "b.npz")
@@ -445,6 +448,19 @@ def test_divergences_are_from_the_float_network(make_network, name, scope):
     far = np.float32([[800, -800, 0]])  # no overflow
     score = metrics.named(name).score(-far, far)[0]
     assert np.isfinite(score) and score >= 800
+
+
+def test_the_difference_from_float_can_be_asked_for_by_name(make_network, tmp_path, capsys):
+    network = make_network((6,), classes=3)
+    data = data_of("class")
+    rows = fxp.evaluate(network, data, [accel.Static(4)], metric="output_mse").rows
+    bare = fxp.evaluate(make_network((6,)), traces.Data.of(list(data)), [accel.Static(4)]).rows
+    assert [row.metric for row in rows] == [row.metric for row in bare] and rows[0].metric > 0
+    fxp.save(network, tmp_path / "m.h5")
+    data.write(tmp_path / "d.h5")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["run", str(tmp_path / "m.h5"), str(tmp_path / "d.h5"), "-C", "static:bits=4", "--metric", "output_mse"])
+    assert done.value.code == 0 and f"output mse {rows[0].metric:.4f}" in capsys.readouterr().out
 
 
 def test_an_embedding_of_nothing_has_no_gradient():

@@ -401,7 +401,7 @@ def test_rows_of_a_network_are_what_its_parts_give(tmp_path, monkeypatch):
         cli.main(["networks", "evaluate", "reviews", *arguments])
     result = json.loads(out.getvalue())
     assert done.value.code == 0 and (result["network"], result["metric"]) == ("reviews", "cross_entropy")
-    names = ["random", "peak", "delta", "static mask", "oracle (a bound)", "calibrated", "element readouts"]
+    names = ["random", "peak", "delta", "static mask", "oracle (first order)", "calibrated", "element readouts"]
     names += ["peak by default", "random at the share of peak"]
     assert [row["controller"] for row in result["rows"]] == names
     network, data = fxp.load(tmp_path / "model.h5"), traces.Data.read(tmp_path / "data.h5")
@@ -560,7 +560,7 @@ def test_commands_refuse_what_they_cannot_do(capsys, tmp_path):
         (["evaluate", "kjv", "--low-share", "x"], "expected a number such as 57%"),
         (["evaluate", "kjv", "--low-share", "0", "-o", str(tmp_path)], "more than 0 and less than 1"),
         (["evaluate", "kjv", "--low-share", "1", "--shares", "50%"], "not both"),
-        (["evaluate", "kjv", "--metric", "speed"], "tolerances are known for"),
+        (["evaluate", "kjv", "--metric", "divergence"], "there is no tolerance to judge it by"),
         (["evaluate", "kjv", "--at-tolerance", "--shares", "0%", "-o", str(tmp_path)], "of the ladder"),
         (["build", "kvj"], "network 'kvj' is unknown"),
     ]:

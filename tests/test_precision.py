@@ -148,7 +148,7 @@ def test_ranges_of_h_end_at_a_quantile_that_is_asked_for(make_network):
         assert chosen["h"][number] == layer.h_scale * 128
         assert (math.frexp(layer.h_scale)[0] * 2**RANGE_BITS).is_integer()  # last bits of a float run do not show
     assert made.layers[1].x_scale == made.layers[0].h_scale
-    for bad in (0, 1.0, -0.5, float("nan")):
+    for bad in (0, 1.0, -0.5, float("nan"), "0.9", None):
         with pytest.raises(InputError, match="quantile above 0 and below 1"):
             fxp.fit_scales(network, data, h=bad)
 

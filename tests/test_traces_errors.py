@@ -610,7 +610,7 @@ def test_bad_data_in_memory(tmp_path):
         (lambda: traces.Data.of([values], [np.ones((4, 2))]), "expected integers or bool"),
         (lambda: traces.Data.of([values], [[1], [2]], "sequence"), "2 label sequences for 1"),
         (lambda: traces.Data.of([values], [[0, 1, 2, 3]], "last"), "scope is 'last'"),
-        (lambda: traces.Data.of([]), "sequences must be"),
+        (lambda: traces.Data.of([]), "there are no sequences"),
         (lambda: traces.Data.of([values, values[:, :1]]), "same number of features"),
         (lambda: traces.Data.of([values, values[:0]]), "sequence 1 is empty"),
     ]:

@@ -179,7 +179,9 @@ class Data(Sequences):
             `ids`, `groups`, `metric`, `name`, `origin`, `licence`.
         """
         arrays = [np.asarray(sequence) for sequence in sequences]
-        if not arrays or any(array.ndim != arrays[0].ndim or array.ndim not in (1, 2) for array in arrays):
+        if not arrays:
+            raise InputError("there are no sequences")
+        if any(array.ndim != arrays[0].ndim or array.ndim not in (1, 2) for array in arrays):
             raise InputError("sequences must be arrays of [time, features], or all of [time]")
         if len({array.shape[1:] for array in arrays}) > 1:
             raise InputError("sequences must all have the same number of features")

@@ -57,7 +57,7 @@ def calibrate(
     Example: fxp calibrate lm.h5 train.h5 -o lm-60.h5 --low-share 0.6
     """
     sources = Sources(model, data)
-    from fxp import calibration, datafile, network
+    from fxp import calibration, datafile, network, observation
 
     output.keep(destination, model, data)
     share = None if low_share is None else output.share("--low-share", low_share)
@@ -70,6 +70,7 @@ def calibrate(
     with datafile.read(data) as source:
         try:
             loaded = calibration.as_data(net, source)
+            observation.labels_of(net, loaded)
         except InputError as error:
             raise InputError(f"{data}: {error}") from None
     with output.progress("calibrating", 1000, json, progress) as advance:
@@ -95,9 +96,10 @@ def calibrate(
     caption = f"{used['sequences']} sequences, {used['steps']:,} of {used['of']:,} steps; loss: {record['loss']}"
     if "held_out" in record:
         held = record["held_out"]
+        lost = round(100 * held["loss"], 3) + 0.0  # no minus before a zero
         caption += (
             f"\njudged on {held['sequences']} held-out sequences of this data: at "
-            f"{output.percent(held['low_share'])} low they lose {100 * held['loss']:.3f} %, upper end of the one-sided "
+            f"{output.percent(held['low_share'])} low they lose {lost:.3f} %, upper end of the one-sided "
             f"95 % interval {100 * held['loss_upper']:.3f} %. Other data may lose more: judge with fxp compare"
         )
     output.table(

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 def finetune(
     model: Annotated[Path, typer.Argument(help="Model file; a calibrated one brings its controller.")],
-    data: Annotated[Path, typer.Argument(help="Data file to train on: labelled, if the model has a head.")],
+    data: Annotated[
+        Path, typer.Argument(help="Data file to train on; without labels, what the float network answers is learnt.")
+    ],
     destination: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 200,
     static: Annotated[int | None, typer.Option(help="Train for one precision throughout: its bits.")] = None,
@@ -48,7 +50,7 @@ def finetune(
     Example: fxp finetune lm-60.h5 train.h5 -o tuned.h5 --steps 200
     """
     sources = Sources(*(path for path in (model, data, judge) if path is not None))
-    from fxp import calibration, datafile, finetuning, network
+    from fxp import calibration, datafile, finetuning, network, observation
 
     output.keep(destination, model, data)
     if static is not None and controller is not None:
@@ -64,6 +66,10 @@ def finetune(
     else:
         with datafile.read(judge) as source, output.naming(judge):
             judged = calibration.as_data(net, source)
+        if training.scope is not None and judged.scope is None:
+            raise InputError(f"{judge}: has no labels, and {data} has some")
+    with output.naming(data):
+        observation.labels_of(net, training)
     with output.progress("tuning", steps * (1 if alone else 2), json, progress) as advance:
         made, rows = finetuning.tune_and_judge(
             net, training, judged, chosen, alone=alone, part=part, steps=steps, learning_rate=learning_rate,

@@ -72,7 +72,9 @@ def evaluate(
             "judge that on the held-out data; shares are those of a ladder to show beside it (57% to 100%).",
         ),
     ] = False,
-    metric: Annotated[str | None, typer.Option(help="A built-in metric in place of the network's own.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A built-in metric that has a tolerance, in place of the network's own.")
+    ] = None,
     destination: Folder = None,
     threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
     json: Json = False,
@@ -87,7 +89,10 @@ def evaluate(
     if low_share is not None and shares is not None:
         raise InputError("give --low-share or --shares, not both")
     if metric not in (None, *registry.TOLERANCES):
-        raise InputError(f"--metric {metric}: tolerances are known for {', '.join(registry.TOLERANCES)}")
+        raise InputError(
+            f"--metric {metric}: there is no tolerance to judge it by; there are some for "
+            f"{', '.join(registry.TOLERANCES)} (fxp compare takes every metric)"
+        )
     text = shares if shares is not None else low_share
     parsed = None if text is None else tuple(share(part) for part in text.split(","))
     options: dict[str, Any] = {"metric": metric, "folder": destination, "threads": threads}

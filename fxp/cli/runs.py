@@ -75,6 +75,7 @@ def run(
     chosen = controllers.parse(controller, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source:
         scorer = evaluation.Scorer(net, source, str(data), **plugged(metric, head))
+        judged = scorer.labelled or metric is not None
         digest = source.digest() if trace else ""
         key = {"command": "run", "controller": identity(chosen), "record": sorted({*record} - {"plan"})}
         with (
@@ -83,7 +84,7 @@ def run(
         ):
             scored = evaluation.emulate_scored(
                 scorer, chosen, engine=engine, threads=threads, record=record, trace=trace, keep=False,
-                data_digest=digest, progress=advance, score=scorer.labelled, journal=journal,
+                data_digest=digest, progress=advance, score=judged, journal=journal,
             )  # fmt: skip
     done = scored.run
     result: dict[str, Any] = {
@@ -91,7 +92,7 @@ def run(
         "sequences": len(done.lengths),
         "steps": int(done.offsets[-1]),
         "low_share": done.low_share,
-        "metric": {"name": scorer.name, "value": scorer.value(scored.totals)} if scorer.labelled else None,
+        "metric": {"name": scorer.name, "value": scorer.value(scored.totals)} if judged else None,
         "overflows": done.overflows,
         "layers": [
             {"low_share": layer.low_share, "overflows": int(layer.overflow_count.sum())} for layer in done.layers
@@ -107,7 +108,7 @@ def run(
     ]
     rows.append(["network", output.percent(done.low_share), str(done.overflows)])
     caption = f"{result['sequences']} sequences, {result['steps']:,} steps"
-    if scorer.labelled:
+    if judged:
         caption += f"; {scorer.name.replace('_', ' ')} {scorer.value(scored.totals):.4f}"
     output.table(f"{controller} on {model.name}", ["", "low share", "overflows"], rows, caption)
     if trace is not None:
@@ -133,7 +134,7 @@ def compare(
         typer.Option(help="Low shares to compare at, such as 40%,57%,76%,90%; default: the controller's own."),
     ] = None,
     oracle: Annotated[
-        bool, typer.Option(help="With every controller: also the bound that knows the future. It takes gradients.")
+        bool, typer.Option(help="With every controller: also the oracle, which knows the future. It takes gradients.")
     ] = True,
     plot: Annotated[
         Path | None, typer.Option(help="Picture of loss against low share to write (.png, .svg or .pdf).")
@@ -152,7 +153,7 @@ def compare(
 
     Default set: float, static high, static low, random at the low share of peak, peak. For a calibrated model, with
     --all or with --shares also random, peak, delta, static mask and calibrated controller at equal low shares, and the
-    oracle: a bound that no hardware can reach, since it knows the future.
+    oracle, which knows the future: it runs low what the loss feels least by first-order changes of single decisions.
     Example: fxp compare lm-60.h5 held-out.h5 --shares 40%,57%,76%,90% --plot loss.svg; with your own metric: fxp
     compare lm.h5 held-out.h5 --metric my_metric.py:Metric
     """
@@ -207,7 +208,7 @@ def compare(
         f"over sequences; {'higher' if table.higher_is_better else 'lower'} is better"
     )
     if any(row.controller == "oracle" for row in table):
-        caption += "; oracle: knows the future, a bound and no controller"
+        caption += "; oracle: no controller, knows the future, by first-order changes (errors that add up escape it)"
     output.table(
         f"{model.name} on {data.name}: {table.metric.replace('_', ' ')}{f' ({table.unit})' if table.unit else ''}",
         ["controller", "metric", "difference", "95 % interval", "low share"],
@@ -220,7 +221,8 @@ def plugged(metric: str | None, head: str | None) -> dict[str, Any]:
     """The metric and the head that were asked for by name, as a `Scorer` takes them."""
     from fxp import metrics, plugins
 
-    chosen = metric if metric is None or metric in metrics.METRICS else plugins.load(metric, "metric")
+    known = metric in (None, *metrics.METRICS, metrics.OutputError.name)
+    chosen = metric if known else plugins.load(metric or "", "metric")
     return {"metric": chosen, "head": None if head is None else plugins.load(head, "head")}
 
 

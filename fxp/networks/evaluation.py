@@ -40,7 +40,7 @@ def evaluate(
 
     All rows are of the calibrated network (its fitted offset bits and low biases), so that they differ by the
     controller alone. For each share: the calibrated controller, and random, peak, delta, the static mask and the
-    oracle (a bound: it knows the future) at the share that it reaches, peak and delta as near as a beta or
+    oracle (it knows the future) at the share that it reaches, peak and delta as near as a beta or
     threshold found on 8,192 steps comes; the calibrated controller with element readouts at its own. Then peak with
     its default parameters at its own share, and random at that share. Losses are differences from static high
     precision, sequences paired.
@@ -103,7 +103,7 @@ def evaluate(
                 "peak": at.peak(),
                 "delta": at.delta(),
                 "static mask": calibrated.static(reached),
-                "oracle (a bound)": Oracle(impacts, reached),
+                "oracle (first order)": Oracle(impacts, reached),
             }
             scored = {which: emulate_scored(judge, rival, **options) for which, rival in rivals.items()}
             rows += [row(judge, which, share, outcome) for which, outcome in scored.items()]
