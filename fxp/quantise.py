@@ -172,6 +172,10 @@ def build(
     """
     layers = _check_layers(layers)
     features = layers[0].wx.shape[2]
+    calibration = list(calibration)
+    for x in calibration:
+        if np.ndim(x) == 2 and np.shape(x)[1] != features:
+            raise InputError(f"{calibration_name}: {np.shape(x)[1]} features, but the network takes {features}")
     calibration = [_checked(calibration_name, x, (len(x), features)) for x in calibration]
     if not calibration or not all(len(x) for x in calibration):
         raise InputError(f"{calibration_name} is empty: give some sequences of real input")

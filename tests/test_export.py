@@ -184,7 +184,7 @@ def test_embedding():
     ("calibration", "message"),
     [
         (None, "calibration data is needed"), (3, "calibration"), ("x", "calibration"),
-        (np.ones((4, 3)), "2 dimensions"), ([np.ones(3)], "1 dimensions"), (np.ones((2, 4, 5)), "shape"),
+        (np.ones((4, 3)), "2 dimensions"), ([np.ones(3)], "1 dimensions"), (np.ones((2, 4, 5)), "5 features, but the network takes 3"),
         (np.full((2, 4, 3), np.nan), "NaN"),
         (np.full((2, 4, 3), 1e300), "infinite"), (np.full((2, 4, 3), "a"), "numbers"), ([[[1, 2, 3], [1]]], "unequal"),
         (np.ones((0, 4, 3)), "empty"), (np.ones((2, 0, 3)), "empty"), ([], "empty"),
