@@ -61,15 +61,13 @@ def losses(
     made, first = fxp.calibrate(network, data, low_share=shares[0], scales=scales, columns=columns)
     scorer = Scorer(made, judged, metric=metric)
     high = emulate_scored(scorer, Static(made.formats.high)).totals
-    sign = -1 if scorer.metric.higher_is_better else 1
     static = scorer.value(high)
 
     def row(name: str, share: float | None, totals: np.ndarray, base: np.ndarray = high) -> dict[str, Any]:
-        found, bounds = scorer.loss(totals, base), scorer.interval(totals, base)
+        found, interval = scorer.loss(totals, base), scorer.loss_interval(totals, base)
         relative = {}
         if static and found.upper is not None:
             relative = {"relative": found.value / abs(static), "relative_upper": found.upper / abs(static)}
-        interval = None if bounds is None else sorted(sign * bound for bound in bounds)
         return {"controller": name, "low_share": share, "loss": found.value, "interval": interval, **relative}
 
     def scored(controller: Any) -> tuple[np.ndarray, float]:
@@ -123,7 +121,6 @@ def columns(name: str, counts: list[int], shares: list[float], folder: Path | No
     observation = Observation(made, kept)
     scorer = Scorer(made, held_out)
     high = emulate_scored(scorer, Static(made.formats.high)).totals
-    sign = -1 if scorer.metric.higher_is_better else 1
     longest = max(layer.input_size + layer.output_size for layer in made.layers)
     counts = sorted(counts or {longest // 8, min(128, longest), longest // 4, longest // 2, longest})
     rows, least = [], {}
@@ -133,15 +130,14 @@ def columns(name: str, counts: list[int], shares: list[float], folder: Path | No
             placed = calibration.at_share(made, kept, controller, observation, share)
             scored = emulate_scored(scorer, placed, record=("plan",))
             totals = least.setdefault(share, scored.totals)
-            bounds = scorer.interval(scored.totals, totals)
             found = accel.estimate(scored.run, "epur-dyn", baseline="epur-sip")
             rows.append({
                 "columns": count,
                 "share": share,
                 "low_share": scored.run.low_share,
                 "loss": scorer.loss(scored.totals, high).value,
-                "beyond_least": sign * (scorer.value(scored.totals) - scorer.value(totals)),
-                "interval": None if bounds is None else sorted(sign * bound for bound in bounds),
+                "beyond_least": scorer.loss(scored.totals, totals).value,
+                "interval": scorer.loss_interval(scored.totals, totals),
                 "speedup": found.speedup,
                 "energy_saving": found.energy_saving,
             })  # fmt: skip

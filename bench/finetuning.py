@@ -28,7 +28,7 @@ from fxp import calibration, networks
 from fxp.evaluation import Scored, emulate_scored
 from fxp.finetuning import tune_and_judge
 from fxp.networks import chorales as scores
-from fxp.observation import as_data, subset
+from fxp.observation import subset
 from fxp.scoring import Scorer
 
 RESULTS = Path(__file__).parent / "results"
@@ -122,7 +122,7 @@ def judge(name: str, folder: Path) -> dict[str, Any]:
         alone = tuned(network, HIGH, task, options, folder / f"{name}-{rate}-8-bits.h5")
         both = tuned(fitted, controller, task, options, folder / f"{name}-{rate}.h5")
         variants += [(f"{rate}, 8 bits", alone, HIGH), (rate, both, controller), (f"{rate}: its 8 bits", both, HIGH)]
-    held_out = as_data(network, stored(name, "data.h5"))
+    held_out = stored(name, "data.h5")
     scored: dict[str, tuple[Scorer, Scored]] = {}
     for label, candidate, chooser in variants:
         scorer = Scorer(candidate, held_out, metric=networks.entry(name).metric, reference=network)

@@ -50,9 +50,7 @@ class Row:
     @property
     def family(self) -> str:
         """Rows of one family differ in their low share alone: the controller in words, without its parameters."""
-        if self.controller in ("peak", "delta", "oracle"):
-            return {"oracle": "oracle (first order)"}.get(self.controller, self.controller)
-        return self.label
+        return self.controller if self.controller in ("peak", "delta") else self.label
 
     @property
     def label(self) -> str:

@@ -106,36 +106,37 @@ def kind_of(data: Sequences) -> str | None:
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of each row's label under the softmax of its logits: float64 [n], in nats."""
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=1, keepdims=True)
-    return np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(len(labels)), labels]
+    return np.asarray(-_log_softmax(logits)[np.arange(len(labels)), labels])
 
 
 def bernoulli_loss(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of independent labels of 0 or 1, logits being log odds: float64 [n, C], in nats."""
-    exact = logits.astype(np.float64)
-    # log(1 + exp(z)) - z y, without overflow.
-    return np.maximum(exact, 0) + np.log1p(np.exp(-np.abs(exact))) - exact * targets
+    return _softplus(logits) - logits.astype(np.float64) * targets
 
 
 def _divergence(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Kullback-Leibler divergence of each row's softmax from that of the float network: float64 [n], in nats."""
-    ours, theirs = (_log_softmax(z.astype(np.float64)) for z in (logits, exact))
+    ours, theirs = _log_softmax(logits), _log_softmax(exact)
     return np.asarray((np.exp(theirs) * (theirs - ours)).sum(axis=1))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    return np.asarray(exact - np.log(np.exp(exact).sum(axis=1, keepdims=True)))
+
+
+def _softplus(logits: np.ndarray) -> np.ndarray:
+    """log(1 + exp(z)) without overflow."""
+    exact = logits.astype(np.float64)
+    return np.asarray(np.maximum(exact, 0) + np.log1p(np.exp(-np.abs(exact))))
 
 
 def _bernoulli_divergence(logits: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """The same of independent labels of 0 or 1, logits being log odds, summed over the labels."""
     ours, theirs = logits.astype(np.float64), exact.astype(np.float64)
     share = 0.5 * (1 + np.tanh(0.5 * theirs))
-    # log of the probabilities of 1 and 0, from -log(1 + exp(z)) without overflow.
-    softplus = [np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) for z in (ours, theirs)]
-    return np.asarray((share * (theirs - ours) + softplus[0] - softplus[1]).sum(axis=1))
+    return np.asarray((share * (theirs - ours) + _softplus(ours) - _softplus(theirs)).sum(axis=1))
 
 
 class _ByStep:

@@ -113,7 +113,7 @@ def fit_scales(
     InputError
         Data that does not fit the network, or a quantile out of range.
     """
-    if not isinstance(h, (bool, int, float, np.floating)) or (not isinstance(h, bool) and not 0 < h < 1):
+    if not isinstance(h, bool) and not (isinstance(h, (int, float, np.floating)) and 0 < h < 1):
         raise InputError(f"h is {h!r}, expected True, False, or a quantile above 0 and below 1")
     view = View(network, chosen(as_data(network, data), STEPS))
     strength, made = equalised(network, view) if inputs else (None, network)

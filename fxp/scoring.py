@@ -248,6 +248,11 @@ class Scorer:
         low, high = np.quantile(differences, [0.5 - intervals.LEVEL / 2, 0.5 + intervals.LEVEL / 2])
         return float(low), float(high)
 
+    def loss_interval(self, totals: np.ndarray, baseline: np.ndarray) -> tuple[float, float] | None:
+        """`interval`, turned so that positive is worse."""
+        bounds = self.interval(totals, baseline)
+        return bounds if bounds is None or not self.metric.higher_is_better else (-bounds[1], -bounds[0])
+
     def _bootstrap(self, totals: np.ndarray, baseline: np.ndarray) -> np.ndarray | None:
         """Sorted differences over the draws. The baseline is mostly the same one again: its draws are kept."""
         if self._kept is None or self._kept[0] is not baseline:

@@ -67,12 +67,9 @@ def calibrate(
     read = None if columns == "auto" else int(columns)
     sources.wait()
     net = network.load(model)
-    with datafile.read(data) as source:
-        try:
-            loaded = calibration.as_data(net, source)
-            observation.labels_of(net, loaded)
-        except InputError as error:
-            raise InputError(f"{data}: {error}") from None
+    with datafile.read(data) as source, output.naming(data):
+        loaded = calibration.as_data(net, source)
+        observation.labels_of(net, loaded)
     with output.progress("calibrating", 1000, json, progress) as advance:
         made, controller = calibration.calibrate(
             net, loaded, share, loss, seed, scales=scales, columns=read, threads=threads,

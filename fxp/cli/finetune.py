@@ -61,6 +61,7 @@ def finetune(
     chosen = None if text is None else controllers.parse(text, net.formats.high, net.formats.low, net)
     with datafile.read(data) as source, output.naming(data):
         training = calibration.as_data(net, source)
+        observation.labels_of(net, training)
     if judge is None:
         training, judged = finetuning.held_out(training)
     else:
@@ -68,8 +69,6 @@ def finetune(
             judged = calibration.as_data(net, source)
         if training.scope is not None and judged.scope is None:
             raise InputError(f"{judge}: has no labels, and {data} has some")
-    with output.naming(data):
-        observation.labels_of(net, training)
     with output.progress("tuning", steps * (1 if alone else 2), json, progress) as advance:
         made, rows = finetuning.tune_and_judge(
             net, training, judged, chosen, alone=alone, part=part, steps=steps, learning_rate=learning_rate,

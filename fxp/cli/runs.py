@@ -221,8 +221,8 @@ def plugged(metric: str | None, head: str | None) -> dict[str, Any]:
     """The metric and the head that were asked for by name, as a `Scorer` takes them."""
     from fxp import metrics, plugins
 
-    known = metric in (None, *metrics.METRICS, metrics.OutputError.name)
-    chosen = metric if known else plugins.load(metric or "", "metric")
+    built_in = (*metrics.METRICS, metrics.OutputError.name)
+    chosen = metric if metric is None or metric in built_in else plugins.load(metric, "metric")
     return {"metric": chosen, "head": None if head is None else plugins.load(head, "head")}
 
 

@@ -114,7 +114,7 @@ def evaluate(
             ):  # fmt: skip
                 beyond = {
                     "from_mask": judge.loss(outcome.totals, mask).value,
-                    "from_mask_interval": _losses(judge, outcome.totals, mask),
+                    "from_mask_interval": judge.loss_interval(outcome.totals, mask),
                 }
                 rows.append(row(judge, which, share, outcome) | beyond)
         peak = emulate_scored(judge, controllers.Peak(), **options)
@@ -235,15 +235,7 @@ def _judged(judge: Scorer, totals: np.ndarray, baseline: np.ndarray, tolerance: 
 
 def against_float(scorer: Scorer, high: np.ndarray, exact: np.ndarray, tolerance: float) -> dict[str, Any]:
     """Loss of static high precision against the float network, for what both scored: as `evaluate` gives it."""
-    return _judged(scorer, high, exact, tolerance) | {"interval": _losses(scorer, high, exact)}
-
-
-def _losses(scorer: Scorer, totals: np.ndarray, baseline: np.ndarray) -> tuple[float, float] | None:
-    """95 % interval of a loss from a baseline, paired."""
-    bounds = scorer.interval(totals, baseline)
-    if bounds is not None and scorer.metric.higher_is_better:
-        return -bounds[1], -bounds[0]
-    return bounds
+    return _judged(scorer, high, exact, tolerance) | {"interval": scorer.loss_interval(high, exact)}
 
 
 def verdict(loss: Loss, tolerance: float) -> str:
