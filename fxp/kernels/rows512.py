@@ -9,7 +9,7 @@ forms four products of an unsigned and a signed byte in each 32-bit word and add
 - *Nibbles*: with the byte t = 16 u2 + u1 of two unsigned nibbles u = w + 8, and the activations v1, v2:
   t * v2 + u1 * (16 v1 - v2 + 7) = 16 (u1 v1 + u2 v2) + 7 u1, as in `fxp.kernels.rows`, here without widening.
 
-Four elements of one sequence share the activations, or four or two sequences share an element's rows.
+Here four elements of one sequence share the activations; in `fxp.kernels.batch512` sequences share an element's rows.
 """
 
 from __future__ import annotations
@@ -68,87 +68,3 @@ def four_elements(process, a, b, c, d, v, x_blocks, h_blocks, h_start):
     skip = BLOCK * x_blocks
     n, o, p, q, r, s, t, u = process(a + skip, b + skip, c + skip, d + skip, v + h_start, h_blocks)
     return vector512.folded(e, f, n, o, g, h, p, q), vector512.folded(i, j, r, s, k, m, t, u)
-
-
-# One element for four or two sequences: address w of its rows, others of the activations
-
-
-@inlined
-def add_bytes_of_two(first, last, v, u, e, f, g, h):
-    """Adds a block's products for the sequences with activations at v (e, f) and u (g, h)."""
-    x, y = twice(v), twice(u)
-    return dot(e, x, first), dot(f, x, last), dot(g, y, first), dot(h, y, last)
-
-
-@inlined
-def add_nibbles_of_two(first, last, v, u, e, f, g, h):
-    """The same of half of a block's products of nibbles."""
-    x, y = twice(v), twice(u)
-    return dot(e, first, x), dot(f, last, x), dot(g, first, y), dot(h, last, y)
-
-
-@inlined
-def bytes_of_four(w, v, u, t, s, blocks):
-    zero, at = vector512.zero(), 0
-    e, f, g, h, i, j, k, m = zero, zero, zero, zero, zero, zero, zero, zero
-    for _ in range(blocks):
-        first, last = load(w), load(w + 64)
-        e, f, g, h = add_bytes_of_two(first, last, v + at, u + at, e, f, g, h)
-        i, j, k, m = add_bytes_of_two(first, last, t + at, s + at, i, j, k, m)
-        w += BLOCK
-        at += 32
-    return e, f, g, h, i, j, k, m
-
-
-@inlined
-def bytes_of_two(w, v, u, blocks):
-    zero = vector512.zero()
-    e, f, g, h = zero, zero, zero, zero
-    for _ in range(blocks):
-        e, f, g, h = add_bytes_of_two(load(w), load(w + 64), v, u, e, f, g, h)
-        w, v, u = w + BLOCK, v + 32, u + 32
-    return e, f, g, h
-
-
-@inlined
-def nibbles_of_four(w, v, u, t, s, blocks):
-    zero, mask, at = vector512.zero(), vector512.nibbles(), 0
-    e, f, g, h, i, j, k, m = zero, zero, zero, zero, zero, zero, zero, zero
-    for _ in range(blocks):
-        first, last = load(w), load(w + 64)
-        e, f, g, h = add_nibbles_of_two(first, last, v + at, u + at, e, f, g, h)
-        i, j, k, m = add_nibbles_of_two(first, last, t + at, s + at, i, j, k, m)
-        first, last, at = both(first, mask), both(last, mask), at + 32
-        e, f, g, h = add_nibbles_of_two(first, last, v + at, u + at, e, f, g, h)
-        i, j, k, m = add_nibbles_of_two(first, last, t + at, s + at, i, j, k, m)
-        w += BLOCK
-        at += 32
-    return e, f, g, h, i, j, k, m
-
-
-@inlined
-def nibbles_of_two(w, v, u, blocks):
-    zero, mask = vector512.zero(), vector512.nibbles()
-    e, f, g, h = zero, zero, zero, zero
-    for _ in range(blocks):
-        first, last = load(w), load(w + 64)
-        e, f, g, h = add_nibbles_of_two(first, last, v, u, e, f, g, h)
-        e, f, g, h = add_nibbles_of_two(both(first, mask), both(last, mask), v + 32, u + 32, e, f, g, h)
-        w, v, u = w + BLOCK, v + 64, u + 64
-    return e, f, g, h
-
-
-@inlined
-def four_sequences(process, w, v, u, t, s, x_blocks, h_blocks, h_start):
-    """The eight sums of an element for each of four sequences, two sequences a vector."""
-    e, f, g, h, i, j, k, m = process(w, v, u, t, s, x_blocks)
-    w += BLOCK * x_blocks
-    n, o, p, q, r, x, y, z = process(w, v + h_start, u + h_start, t + h_start, s + h_start, h_blocks)
-    return vector512.folded(e, f, n, o, g, h, p, q), vector512.folded(i, j, r, x, k, m, y, z)
-
-
-@inlined
-def two_sequences(process, w, v, u, x_blocks, h_blocks, h_start):
-    e, f, g, h = process(w, v, u, x_blocks)
-    i, j, k, m = process(w + BLOCK * x_blocks, v + h_start, u + h_start, h_blocks)
-    return vector512.folded(e, f, i, j, g, h, k, m)

@@ -46,6 +46,7 @@ store = operation(
 zero = operation(lambda b: ir.Constant(LINE, [0] * 16), lines)
 nibbles = operation(lambda b: ir.Constant(LINE, [0x0F0F0F0F] * 16), lines)
 both = operation(lambda b, v, w: b.and_(v, w), lines, lines, lines)
+either = operation(lambda b, v, w: b.or_(v, w), lines, lines, lines)
 add32 = operation(lambda b, v, w: b.add(v, w), lines, lines, lines)
 
 
@@ -61,31 +62,42 @@ def _from_nibbles(shift: int) -> Any:
 first_nibbles, last_nibbles = _from_nibbles(0), _from_nibbles(4)
 """The lower, or upper, halves of all bytes less 8."""
 
-dot = operation(_instruction("llvm.x86.avx512.vpdpbusd.512", LINE, LINE, LINE, LINE), lines, lines, lines, lines)
+_dot = _instruction("llvm.x86.avx512.vpdpbusd.512", LINE, LINE, LINE, LINE)
+dot = operation(_dot, lines, lines, lines, lines)
 """The first plus, in each word, four products of uint8 (second) by int8 (third); wraps, never saturates."""
+
+
+def _added(builder: Any, v: Any, w: Any, first: list[int], last: list[int]) -> Any:
+    return builder.add(_shuffle(builder, v, w, first), _shuffle(builder, v, w, last))
+
+
+def _quarters(order: list[int]) -> list[int]:
+    return [quarter + n for quarter in range(0, 16, 4) for n in order]
+
+
+def _gates_added(builder: Any, v: Any, w: Any) -> Any:
+    """The first sums of two vectors' lanes: what `_pairs_added` takes."""
+    return _added(builder, v, w, _quarters([0, 16, 1, 17]), _quarters([2, 18, 3, 19]))
+
+
+def _pairs_added(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Four words of each."""
+    ab, cd = (
+        _added(builder, v, w, _quarters([0, 1, 16, 17]), _quarters([2, 3, 18, 19])) for v, w in ((a, b), (c, d))
+    )
+    evens = [4 * quarter + n for quarter in (0, 2, 4, 6) for n in range(4)]
+    total = _added(builder, ab, cd, evens, [n + 4 for n in evens])
+    order = [8 * (n // 8) + 2 * (n // 4 % 2) + k for n in range(0, 16, 4) for k in (0, 4, 1, 5)]
+    return _shuffle(builder, total, _undefined(LINE), order)
 
 
 def _folded(builder: Any, *v: Any) -> Any:
     """Sums of the halves of four pairs of vectors: four words a pair, those of the first vector's first half, of its last
     half, then of the second vector's."""
-
-    def added(a: Any, b: Any, first: list[int], last: list[int]) -> Any:
-        return builder.add(_shuffle(builder, a, b, first), _shuffle(builder, a, b, last))
-
-    def quarters(order: list[int]) -> list[int]:
-        return [quarter + n for quarter in range(0, 16, 4) for n in order]
-
-    pairs = [added(v[n], v[n + 1], quarters([0, 16, 1, 17]), quarters([2, 18, 3, 19])) for n in range(0, 8, 2)]
-    ab, cd = (
-        added(pairs[n], pairs[n + 1], quarters([0, 1, 16, 17]), quarters([2, 3, 18, 19])) for n in (0, 2)
-    )
-    evens = [4 * quarter + n for quarter in (0, 2, 4, 6) for n in range(4)]
-    total = added(ab, cd, evens, [n + 4 for n in evens])
-    return _shuffle(builder, total, _undefined(LINE), [8 * (n // 8) + 2 * (n // 4 % 2) + k for n in range(0, 16, 4) for k in (0, 4, 1, 5)])
+    return _pairs_added(builder, *(_gates_added(builder, v[n], v[n + 1]) for n in range(0, 8, 2)))
 
 
 folded = operation(_folded, lines, *[lines] * 8)
-
 
 
 def _last_half_from(quarter: int) -> Any:

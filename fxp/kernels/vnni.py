@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxp.kernels import rows, rows512, vector
+from fxp.kernels import batch512, rows, rows512, vector
 from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.group import (
     GROUP,
     gates_from_sums,
     load_group,
     load_rows,
-    partition,
     row_of,
     split,
     steps_fixed,
     steps_float,
-    summed,
 )  # fmt: skip
 from fxp.kernels.vector import add32, load, sub32
 from fxp.kernels.vector512 import first_half, last_half
@@ -60,143 +58,124 @@ def prepare(shape, x, group, g):
 
 
 @inlined
-def settle_bytes(total, terms, v, shape, out, overflows):
-    vector.store(out, rows.settled(sub32(total, load(terms)), shape, overflows))
+def store_bytes(total, terms, v, out):
+    vector.store(out, sub32(total, load(terms)))
 
 
 @inlined
-def settle_nibbles(total, terms, v, shape, out, overflows):
-    vector.store(out, rows.settled(rows.from_nibbles(total, terms, v), shape, overflows))
+def store_nibbles(total, terms, v, out):
+    vector.store(out, rows.from_nibbles(total, terms, v))
 
 
 @helper
-def elements(process, settle, shape, order, count, base, stride, terms, v, x_blocks, h_blocks, out, overflows):
+def elements(process, store, shape, back, order, count, base, stride, terms, v, x_blocks, h_blocks, out):
     """One sequence's elements in a padded list, four at a time.
 
-    process, settle : functions for rows of bytes or of nibbles; base, stride : address of the rows, bytes of an element's
+    process, store : functions for rows of bytes or of nibbles; base, stride : address of the rows, bytes of an element's
+    back : from the last element to the first
     """
     h_start = 64 * shape.x_pairs
-    for n in range(0, count, 4):
+    n, step = (((count - 1) & ~3), -4) if back else (0, 4)
+    for _ in range(0, count, 4):
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
         c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
         one, two = rows512.four_elements(
             process, base + a * stride, base + b * stride, base + c * stride, base + d * stride, v,
             x_blocks, h_blocks, h_start,
         )  # fmt: skip
-        settle(first_half(one), terms + 32 * a, v, shape, out + 32 * a, overflows)
-        if b != a:
-            settle(last_half(one), terms + 32 * b, v, shape, out + 32 * b, overflows)
-        if c != b:
-            settle(first_half(two), terms + 32 * c, v, shape, out + 32 * c, overflows)
-        if d != c:
-            settle(last_half(two), terms + 32 * d, v, shape, out + 32 * d, overflows)
+        # The end of the list is its last element again.
+        store(first_half(one), terms + 32 * a, v, out + 32 * a)
+        store(last_half(one), terms + 32 * b, v, out + 32 * b)
+        store(first_half(two), terms + 32 * c, v, out + 32 * c)
+        store(last_half(two), terms + 32 * d, v, out + 32 * d)
+        n += step
 
 
 @inlined
-def byte_elements(shape, order, count, base, stride, terms, v, out, overflows):
+def byte_elements(shape, back, order, count, base, stride, terms, v, out):
     elements(
-        rows512.bytes_of_elements, settle_bytes, shape, order, count, base, stride, terms, v,
-        shape.x_bytes, shape.h_bytes, out, overflows,
+        rows512.bytes_of_elements, store_bytes, shape, back, order, count, base, stride, terms, v,
+        shape.x_bytes, shape.h_bytes, out,
     )  # fmt: skip
 
 
 @inlined
-def nibble_elements(shape, order, count, base, stride, terms, v, out, overflows):
+def nibble_elements(shape, back, order, count, base, stride, terms, v, out):
     elements(
-        rows512.nibbles_of_elements, settle_nibbles, shape, order, count, base, stride, terms, v,
-        shape.x_nibbles, shape.h_nibbles, out, overflows,
+        rows512.nibbles_of_elements, store_nibbles, shape, back, order, count, base, stride, terms, v,
+        shape.x_nibbles, shape.h_nibbles, out,
     )  # fmt: skip
 
 
 @inlined
-def one_sequence(shape, group, overflows):
-    """All accumulators of the only sequence: first the high elements, then the low ones."""
+def one_sequence(shape, group, back):
+    """All sums of the only sequence: first the high elements, then the low ones, or the other way round.
+
+    back : in every other step, as the rows that were read last are still in the second-level cache
+    """
     order = group.order
     low_order = order + 4 * (group.size + 16)
     high_count, low_count = split(group.low, shape.hidden, order, low_order, group.table)
     v, low_v, out = group.activations + 64, group.low_activations + 64, group.sums
-    byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out, overflows)
     low, stride, terms = shape.low, shape.low_stride, shape.low_terms
-    if shape.nibbles:
-        nibble_elements(shape, low_order, low_count, low, stride, terms, low_v, out, overflows)
-    else:
-        byte_elements(shape, low_order, low_count, low, stride, terms, low_v, out, overflows)
-
-
-@helper
-def element(two, four, settle, shape, group, w, terms, v, reach, x_blocks, h_blocks, place, overflows, start, stop):
-    """One element's rows at address w for the sequences in `order` from `start` to `stop`.
-
-    two, four, settle : functions for rows of bytes or of nibbles; reach : bytes of a sequence's activations
-    """
-    step, h_start = 32 * group.size, 64 * shape.x_pairs
-    for n in range(start, stop, 4):
-        a, b, c, d = sequences(group.order, n, stop)
-        if c == b:
-            first = rows512.two_sequences(two, w, v + a * reach, v + b * reach, x_blocks, h_blocks, h_start)
-            last = first
+    for part in range(2):
+        if part == back:
+            byte_elements(shape, back, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
+        elif shape.nibbles:
+            nibble_elements(shape, back, low_order, low_count, low, stride, terms, low_v, out)
         else:
-            first, last = rows512.four_sequences(
-                four, w, v + a * reach, v + b * reach, v + c * reach, v + d * reach, x_blocks, h_blocks, h_start
-            )
-        settle(first_half(first), terms, v + a * reach, shape, place + a * step, overflows + 16 * a)
-        if b != a:
-            settle(last_half(first), terms, v + b * reach, shape, place + b * step, overflows + 16 * b)
-        if c != b:
-            settle(first_half(last), terms, v + c * reach, shape, place + c * step, overflows + 16 * c)
-        if d != c:
-            settle(last_half(last), terms, v + d * reach, shape, place + d * step, overflows + 16 * d)
+            byte_elements(shape, back, low_order, low_count, low, stride, terms, low_v, out)
 
 
 @inlined
-def byte_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
-    element(
-        rows512.bytes_of_two, rows512.bytes_of_four, settle_bytes, shape, group, w, terms, v, reach,
-        shape.x_bytes, shape.h_bytes, place, overflows, start, stop,
-    )  # fmt: skip
+def shared(process, shape, group, chosen, w, terms, v, reach, x_blocks, h_blocks, out):
+    """One element's rows at address w for the sequences whose bits are set.
+
+    process : kernel for rows of bytes or of nibbles; reach : bytes of a sequence's activations
+    """
+    count = batch512.ones(chosen)
+    while count:
+        now = count if count <= batch512.MOST else min((count + 1) >> 1, batch512.MOST)
+        chosen = process(
+            now, chosen, w, x_blocks, h_blocks, 64 * shape.x_pairs, v, reach, terms, out, 32 * group.size
+        )  # fmt: skip
+        count -= now
 
 
 @inlined
-def nibble_element(shape, group, w, terms, v, reach, place, overflows, start, stop):
-    element(
-        rows512.nibbles_of_two, rows512.nibbles_of_four, settle_nibbles, shape, group, w, terms, v, reach,
-        shape.x_nibbles, shape.h_nibbles, place, overflows, start, stop,
-    )  # fmt: skip
-
-
-@inlined
-def sequences(order, n, stop):
-    """Four numbers of a list from the n-th on; beyond its end the last one again."""
-    last = stop - 1
-    return (
-        vector.load_word(order + 4 * n), vector.load_word(order + 4 * min(n + 1, last)),
-        vector.load_word(order + 4 * min(n + 2, last)), vector.load_word(order + 4 * min(n + 3, last)),
-    )  # fmt: skip
-
-
-@inlined
-def many_sequences(shape, group, active, overflows):
-    """All accumulators of the first `active` sequences; overflows: address of the first one's count, 16 bytes apart."""
+def many_sequences(shape, group, active):
+    """All accumulators of the first `active` sequences."""
     v, reach = group.activations + 64, group.reach
     low_v, low_reach = group.low_activations + 64, group.low_reach
+    batch512.columns(group.low, group.size, active, group.size, group.order)
+    everyone = (np.int64(1) << active) - 1
     for k in range(shape.hidden):
-        first = partition(group.low + k, group.size, active, group.order)
-        place = group.sums + 32 * k
+        low = vector.load_word(group.order + 4 * k)
+        out = group.sums + 32 * k
         w, terms = shape.high + k * shape.high_stride, shape.high_terms + 32 * k
-        byte_element(shape, group, w, terms, v, reach, place, overflows, 0, first)
+        shared(
+            batch512.bytes_of_element, shape, group, everyone ^ low, w, terms, v, reach,
+            shape.x_bytes, shape.h_bytes, out,
+        )  # fmt: skip
         w, terms = shape.low + k * shape.low_stride, shape.low_terms + 32 * k
         if shape.nibbles:
-            nibble_element(shape, group, w, terms, low_v, low_reach, place, overflows, first, active)
+            shared(
+                batch512.nibbles_of_element, shape, group, low, w, terms, low_v, low_reach,
+                shape.x_nibbles, shape.h_nibbles, out,
+            )  # fmt: skip
         else:
-            byte_element(shape, group, w, terms, low_v, low_reach, place, overflows, first, active)
+            shared(
+                batch512.bytes_of_element, shape, group, low, w, terms, low_v, low_reach,
+                shape.x_bytes, shape.h_bytes, out,
+            )  # fmt: skip
 
 
 @inlined
-def products(shape, group, active, overflows):
+def products(shape, group, active, t):
     if active == 1:
-        one_sequence(shape, group, overflows)
+        one_sequence(shape, group, t & 1)
     else:
-        many_sequences(shape, group, active, overflows)
+        many_sequences(shape, group, active)
 
 
 @inlined
@@ -204,17 +183,32 @@ def form(shape, backward, t, active, group, record):
     """The sums of a step."""
     for g in range(active):
         prepare(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
-    products(shape, group, active, group.tally + 8)
+    products(shape, group, active, t)
+
+
+@inlined
+def settle(shape, group, g, t):
+    """Brings a sequence's sums to the accumulator's width."""
+    if shape.overflow:
+        for k in range(shape.hidden):
+            place = group.sums + 32 * (g * group.size + k)
+            vector.store(place, rows.settled(load(place), shape, group.tally + 8 + 16 * g))
+
+
+@inlined
+def gates(shape, constants, group, g, t, record):
+    settle(shape, group, g, t)
+    gates_from_sums(shape, constants, group, g, t, record)
 
 
 @kernel
 def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
-    steps_float(form, gates_from_sums, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators)
 
 
 @kernel
 def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
-    steps_fixed(form, summed, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators)
 
 
 @kernel
@@ -225,5 +219,5 @@ def products_only(parameters, x, rounds):
     shape, group = load_rows(place), load_group(place + GROUP)
     for g in range(group.count):
         prepare(shape, x.ctypes.data + g * shape.inputs, group, g)
-    for _ in range(rounds):
-        products(shape, group, group.count, group.tally + 8)
+    for n in range(rounds):
+        products(shape, group, group.count, n)
