@@ -140,7 +140,7 @@ def floors(found: dict[str, float], peak: dict[str, float], chosen: str) -> list
         rounds = max(1, 2**24 // products)
         alone = least(fast.accumulation(net, flags, rounds, chosen)) / rounds
         workspace: Any = fast.accumulation(net, flags, 1, chosen)()
-        unit = least(lambda w=workspace: kernels.unit_only(w.parameters, 127, 1000)) / 1000  # type: ignore[misc]
+        unit = least(lambda w=workspace: kernels.unit_only(w.parameters[0], 127, 1000)) / 1000  # type: ignore[misc]
         call = least(benchmark.own(hidden, 1, 1)[benchmark.OWN + benchmark.MIX], 200)
         step = least(benchmark.own(hidden, 1, benchmark.STEPS)[benchmark.OWN + benchmark.MIX]) / benchmark.STEPS
         low = (flags.sum() / hidden) if hidden else 0.0

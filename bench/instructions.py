@@ -52,7 +52,7 @@ def count() -> None:
             flags = np.random.default_rng(hidden).random((1, hidden)) < share
             _counted(f"{hidden} {name} products", *(fast.accumulation(net, flags, n, SET) for n in (SHORT, LONG)))
         workspace: Any = fast.accumulation(net, flags, 1, SET)()
-        place = workspace.parameters
+        place = workspace.parameters[0]
         _counted(
             f"{hidden} any unit", lambda p=place: kernels.unit_only(p, 127, SHORT),  # type: ignore[misc]
             lambda p=place: kernels.unit_only(p, 127, LONG),  # type: ignore[misc]

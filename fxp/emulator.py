@@ -24,6 +24,7 @@ from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.run import QUANTITIES, Run
 from fxp.spill import Spill
+from fxp.team import Team, pool_of
 from traces import InputError
 
 STEPS = 4096  # steps of a piece: bounds the memory of long sequences
@@ -85,6 +86,7 @@ class Emulation:
         self._built_in = isinstance(controller, controllers.Controller)
         self._lock = threading.Lock()
         self.given_up = False  # whether the threads are to stop at their next piece
+        self.team: Team | None = None  # threads that process each group of sequences together
         # A user's own controller steers from outside: each step runs under the mask it set, whatever this one would
         # say next.
         self._steering = controller if self._built_in else controllers.Static(network.formats.high)
@@ -93,6 +95,10 @@ class Emulation:
     def group_size(self) -> int:
         """Sequences that the engine likes to process side by side."""
         return self._engine.group_size if self._built_in else 1
+
+    def team_size(self, sequences: int) -> int:
+        """How many threads can process so many sequences together."""
+        return self._engine.team_size(sequences) if self._built_in else 1
 
     def start(self, identity: int, length: int | None) -> SequenceState:
         """The state of a sequence before its first step; its layers are started as they are met."""
@@ -200,7 +206,7 @@ class Emulation:
             for job in jobs:
                 job()
             return
-        with ThreadPoolExecutor(threads) as pool:
+        with pool_of(threads) as pool:
             try:
                 for future in [pool.submit(job) for job in jobs]:
                     future.result()
@@ -258,7 +264,9 @@ class Emulation:
         return hidden
 
     def _pieces(self, jobs: Sequence[Job]) -> list[Piece]:
-        return self._engine.run(self._steering, jobs, "cell" in self._wanted, "accumulators" in self._wanted)
+        return self._engine.run(
+            self._steering, jobs, "cell" in self._wanted, "accumulators" in self._wanted, self.team
+        )
 
     def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
         if self.given_up:
@@ -348,13 +356,18 @@ def stream(
         for number in numbers:
             states[number].encoded = []
 
-    groups = _groups(inputs.lengths, emulation.group_size, threads, skip)
-    sides = 2 if threads >= 2 * len(groups) else 1  # threads that would have nothing to do take a direction each
+    groups, team = arranged(inputs.lengths, emulation, threads, skip)
+    sides = 1
+    if network.directions == 2 and (team > 1 or threads >= 2 * len(groups)):
+        sides, team = 2, max(1, team // 2)  # threads that would have nothing else to do take a direction each
     if threads == 1:
         for group in groups:
             together(group)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with ExitStack() as stack:
+        helpers = len(groups) * sides * (team - 1)
+        emulation.team = Team(team, stack.enter_context(ThreadPoolExecutor(helpers)) if helpers else None)
+        pool = stack.enter_context(pool_of(threads))
         try:
             for future in [pool.submit(together, group) for group in groups]:
                 future.result()
@@ -365,13 +378,24 @@ def stream(
             raise
 
 
-def _groups(lengths: np.ndarray, most: int, threads: int, skip: Collection[int] = ()) -> list[list[int]]:
-    """Sequences of like lengths together, the longest first, so that no thread is left alone with one at the end."""
-    if len(lengths) == 1 and not skip:
-        return [[0]]
-    order = [n for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
-    size = max(1, min(most, -(-len(order) // threads)))
-    return [[int(n) for n in order[start : start + size]] for start in range(0, len(order), size)]
+def arranged(
+    lengths: np.ndarray, emulation: Emulation, threads: int, skip: Collection[int] = ()
+) -> tuple[list[list[int]], int]:
+    """Groups of sequences, those of like lengths together and the longest first, and how many threads process each.
+
+    Threads with half a group each or more, or with one sequence each, go on their own: they need not wait for each
+    other. Otherwise several process a group together.
+    """
+    if len(lengths) == 1 and not skip and threads == 1:
+        return [[0]], 1
+    order = [int(n) for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
+    most, count, team = emulation.group_size, len(order), 1
+    if count and count != threads and 2 * count < threads * most:
+        fitting = emulation.team_size(min(count, most))
+        sizes = [n for n in range(1, fitting + 1) if threads % n == 0 and n * count <= threads * most]
+        team = max(sizes)
+    size = max(1, min(most, -(-count * team // threads)))
+    return [order[start : start + size] for start in range(0, count, size)], team
 
 
 def declared_lengths(

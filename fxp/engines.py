@@ -16,6 +16,7 @@ from accel.controllers import Encoded, Site
 from fxp import instructions
 from fxp.formats import Profile
 from fxp.network import Network
+from fxp.team import Team
 from traces import InputError
 
 NAMES = ("fast", "portable", "reference", "amx", "vnni", "avx2")
@@ -99,8 +100,16 @@ class Engine(Protocol):
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         """Set the mask of the first step in `state.low`, or see that `run` does."""
 
-    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
-        """Process jobs of the same layer and direction; a result does not depend on the others."""
+    def team_size(self, sequences: int) -> int:
+        """How many threads it can use to process so many sequences together."""
+
+    def run(
+        self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool, team: Team | None = None
+    ) -> list[Piece]:
+        """Process jobs of the same layer and direction; a result does not depend on the others, nor on the threads.
+
+        team : the threads to do it, not more than `team_size`; None: this one
+        """
 
 
 class CompiledEngine:
@@ -129,7 +138,12 @@ class CompiledEngine:
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         self._kernels.begin(*self._arguments(encoded, state), 0)
 
-    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+    def team_size(self, sequences: int) -> int:
+        return 1
+
+    def run(
+        self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool, team: Team | None = None
+    ) -> list[Piece]:
         return [self._one(job, cell, accumulators) for job in jobs]
 
     def _one(self, job: Job, cell: bool, accumulators: bool) -> Piece:
@@ -181,7 +195,12 @@ class ReferenceEngine:
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         state.low[:] = self._twin(controller, site).first()
 
-    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+    def team_size(self, sequences: int) -> int:
+        return 1
+
+    def run(
+        self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool, team: Team | None = None
+    ) -> list[Piece]:
         return [self._one(controller, job, cell, accumulators) for job in jobs]
 
     def _one(self, controller: Any, job: Job, cell: bool, accumulators: bool) -> Piece:

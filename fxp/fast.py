@@ -14,11 +14,14 @@ from accel.controllers import Encoded, Site
 from fxp import instructions
 from fxp.engines import CompiledEngine, Job, LayerState, Piece
 from fxp.formats import Profile
-from fxp.kernels import group
+from fxp.kernels import group, meeting
 from fxp.packed import ELEMENTS, LINE, FastDirection, aligned
+from fxp.team import Team
 
 GROUP = 16  # sequences side by side
 COLUMNS = 64  # sequences times steps whose x parts are formed at once by tiles
+WORTH = 1 << 18  # products of a step that are worth a thread of its own
+
 
 def _up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
@@ -30,6 +33,12 @@ class FastEngine(CompiledEngine):
     group_size = GROUP
     instructions = ""
 
+    def team_size(self, sequences: int) -> int:
+        if self._vectors.TILES:
+            return 1
+        products = max(4 * n.hidden_size * (n.input_size + n.output_size) for n in self._network.layers)
+        return max(1, sequences * products // WORTH) if products >= WORTH else 1
+
     def __init__(self, network: Any):
         super().__init__(network)
         self._vectors = kernels(self.instructions)
@@ -39,19 +48,28 @@ class FastEngine(CompiledEngine):
     def begin(self, controller: Any, site: Site, encoded: Encoded, state: LayerState) -> None:
         state.fresh = True
 
-    def run(self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool) -> list[Piece]:
+    def run(
+        self, controller: Any, jobs: Sequence[Job], cell: bool, accumulators: bool, team: Team | None = None
+    ) -> list[Piece]:
         order = sorted(range(len(jobs)), key=lambda n: -len(jobs[n].x)) if len(jobs) > 1 else [0]
         site = jobs[0].site
         direction = self._network.prepared[site.layer].directions[site.direction].fast(
             self._vectors.COLUMNS, self._vectors.TILES
         )
-        workspace = Workspace.spare(direction, len(jobs), self._vectors)
+        workspace = Workspace.spare(direction, len(jobs), self._vectors, team.size if team else 1)
         workspace.take([jobs[n] for n in order])
         whole = Piece.empty(workspace.rows, site, direction.rows.output, cell, accumulators)
-        self._process(
-            workspace.parameters, site.direction == 1, self._network.formats.top, workspace.x,
-            whole.hidden, whole.plan, whole.cell, whole.accumulators,
-        )  # fmt: skip
+
+        def work(rank: int) -> None:
+            self._process(
+                workspace.parameters[rank], site.direction == 1, self._network.formats.top, workspace.x,
+                whole.hidden, whole.plan, whole.cell, whole.accumulators,
+            )  # fmt: skip
+
+        if team:
+            team.run(work, workspace.give_up)
+        else:
+            work(0)
         pieces: list[Any] = [None] * len(jobs)
         for n, piece in zip(order, workspace.results(whole), strict=True):
             pieces[n] = piece
@@ -108,18 +126,19 @@ class Workspace:
     direction : packed weights and constants
     capacity : most sequences of a call
     vectors : module of the kernels
+    team : threads that process the sequences together
 
     Attributes
     ----------
-    parameters : int64 [PARAMETERS], of the kernels
+    parameters : int64 [team, PARAMETERS], of the kernels, for each thread
     rows : steps of all sequences of the call together
     x : int8 [rows, N], their features
     sums : int32 [capacity, H filled up, 8], of a sequence's last step: x part of the four gates, then h part
     jobs : of the call
     """
 
-    def __init__(self, direction: FastDirection, capacity: int, vectors: Any):
-        self.direction, self.capacity, self.vectors, self.rows = direction, capacity, vectors, 0
+    def __init__(self, direction: FastDirection, capacity: int, vectors: Any, team: int = 1):
+        self.direction, self.capacity, self.vectors, self.team, self.rows = direction, capacity, vectors, team, 0
         self.jobs: Sequence[Job] = ()
         self.x = _NOTHING
         shape = direction.rows
@@ -131,12 +150,17 @@ class Workspace:
         h_columns = _up(count, 16) if vectors.TILES else count
         lengths = {
             "h": h_columns * 64 * shape.h_pairs, "c": count * size * kind.itemsize, "low": count * size,
-            "words": count * 16 * shape.hidden, "source": 64 * shape.x_pairs, "activations": count * reach,
-            "low_activations": count * low_reach,
-            "sums": count * size * 32, "z": 16 * size, "order": 8 * (max(size, count) + 16), "m": wide,
-            "m_activations": 2 * wide, "m_sums": 4 * _up(shape.output, 8) + 32, "tally": 16 * count,
+            "words": count * 16 * shape.hidden,
+            "sums": count * size * 32, "tally": 8 * count,
             "counts": 64 * count, "reals": 16 * count, "plans": 8 * count, "plan_steps": 8 * count,
             "fresh": 8 * count, "offsets": 8 * (count + 1), "begins": 8 * count,
+            "meeting": 8, "m": count * wide if shape.projected else 0,
+        }  # fmt: skip
+        # What each thread needs for itself.
+        scratch = {
+            "activations": count * reach, "low_activations": count * low_reach, "source": 64 * shape.x_pairs,
+            "z": 16 * size, "order": 8 * (max(size, count) + 16), "overflows": 8 * count,
+            "m_activations": 2 * wide, "m_sums": 4 * _up(shape.output, 8) + 32,
         }  # fmt: skip
         if vectors.TILES:
             ahead = max(1, COLUMNS // count)
@@ -151,6 +175,11 @@ class Workspace:
         for name, length in lengths.items():
             starts[name] = total
             total += _up(length, LINE)
+        own, apart = total, sum(_up(length, LINE) for length in scratch.values())
+        for name, length in scratch.items():
+            starts[name] = total
+            total += _up(length, LINE)
+        total = own + team * apart
         self._memory = aligned((total,), np.uint8)
         at = {name: self._memory.ctypes.data + start for name, start in starts.items()}
 
@@ -158,11 +187,15 @@ class Workspace:
             return self._memory[starts[name] : starts[name] + lengths[name]].view(dtype).reshape(dimensions)
 
         self.sums = part("sums", np.int32, count, size, 8)
-        self._tally = part("tally", np.int64, count, 2)
+        self._tally = part("tally", np.int64, count)
+        self._overflows = [
+            self._memory[starts["overflows"] + rank * apart :][: 8 * count].view(np.int64) for rank in range(team)
+        ]
         self._plans, self._plan_steps, self._fresh, self._begins = (
             part(name, np.int64, count) for name in ("plans", "plan_steps", "fresh", "begins")
         )
         self._offsets = part("offsets", np.int64, count + 1)
+        self._meeting = part("meeting", np.int64, 1)
         # What is copied for each sequence: h, c, mask, words of its state, counts and reals of its controller.
         self._states = list(
             zip(
@@ -173,29 +206,38 @@ class Workspace:
             )
         )  # fmt: skip
         at |= {"count": count, "size": size, "reach": reach, "low_reach": low_reach, "table": _TABLE_PLACE, "kind": 0}
+        at |= {"team": team, "m_reach": wide if shape.projected else 64 * shape.h_pairs}
+        if not shape.projected:
+            at["m"] = at["h"]
         if vectors.TILES:
             at |= {
                 "ahead": ahead, "alone": int(count == 1), "wide": wide_sums, "x_reach": x_reach, "h_reach": h_reach,
                 "configuration": vectors.tiles.CONFIGURATION.ctypes.data,
             }  # fmt: skip
-        self.parameters = np.zeros(group.PARAMETERS, np.int64)
-        controls = [at[name] for name in group.Controls._fields]
-        # What only tiles use is 0 without them.
-        fields = [*shape, *direction.unit, *controls, *(at.get(name, 0) for name in group.Group._fields)]
-        for number, value in enumerate(fields):
-            target = self.parameters.view(np.float64) if isinstance(value, (float, np.floating)) else self.parameters
-            target[number] = value
+        self.parameters = np.zeros((team, group.PARAMETERS), np.int64)
+        for rank, parameters in enumerate(self.parameters):
+            at |= {"rank": rank} | {name: self._memory.ctypes.data + starts[name] + rank * apart for name in scratch}
+            controls = [at[name] for name in group.Controls._fields]
+            # What only tiles use is 0 without them.
+            fields = [*shape, *direction.unit, *controls, *(at.get(name, 0) for name in group.Group._fields)]
+            for number, value in enumerate(fields):
+                target = parameters.view(np.float64) if isinstance(value, (float, np.floating)) else parameters
+                target[number] = value
 
     @staticmethod
-    def spare(direction: FastDirection, count: int, vectors: Any) -> Workspace:
+    def spare(direction: FastDirection, count: int, vectors: Any, team: int = 1) -> Workspace:
         """One that is not in use, for up to `count` sequences; `give_back` when done."""
         capacity = 1 if count == 1 else _up(count, GROUP)
         try:
             kept = direction.spare.pop()
         except IndexError:
-            return Workspace(direction, capacity, vectors)
-        fits = kept.capacity == capacity and kept.vectors is vectors
-        return kept if fits else Workspace(direction, capacity, vectors)
+            return Workspace(direction, capacity, vectors, team)
+        fits = kept.capacity == capacity and kept.vectors is vectors and kept.team == team
+        return kept if fits else Workspace(direction, capacity, vectors, team)
+
+    def give_up(self) -> None:
+        """Let no thread of the team wait for another any more; the call's results are worthless then."""
+        self._meeting[0] = meeting.GIVEN_UP
 
     def give_back(self) -> None:
         """Let another call have this."""
@@ -218,9 +260,12 @@ class Workspace:
             row += len(job.x)
             self._offsets[g + 1] = row
         self._tally[:] = 0
+        for overflows in self._overflows:
+            overflows[:] = 0
+        self._meeting[0] = 0
         self.rows = row
-        self.parameters[_KIND], self.parameters[_COUNT] = jobs[0].encoded.kind, len(jobs)
-        self.parameters[_WANTED] = self._wanted(jobs) if self.vectors.TILES else 0
+        self.parameters[:, _KIND], self.parameters[:, _COUNT] = jobs[0].encoded.kind, len(jobs)
+        self.parameters[:, _WANTED] = self._wanted(jobs) if self.vectors.TILES else 0
         self.x = np.concatenate([job.x for job in jobs]) if len(jobs) > 1 else jobs[0].x
         flags = self.x.flags
         if not (flags.c_contiguous and flags.writeable):
@@ -244,7 +289,7 @@ class Workspace:
             h, c, low, words, _, _ = self._states[g]
             state.h[:], state.c[:], state.low[:], state.words[:] = h, c, low, words
             state.fresh = False
-            count, overflow = self._tally[g].tolist()
+            count, overflow = int(self._tally[g]), sum(int(overflows[g]) for overflows in self._overflows)
             if len(self.jobs) == 1:
                 whole.low, whole.overflow = count, overflow
                 return [whole]
@@ -281,7 +326,7 @@ def accumulation(network: Any, low: np.ndarray, rounds: int, chosen: str) -> Cal
     workspace.take(jobs)
 
     def run() -> object:
-        vectors.products_only(workspace.parameters, workspace.x, rounds)
+        vectors.products_only(workspace.parameters[0], workspace.x, rounds)
         return workspace
 
     return run

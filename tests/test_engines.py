@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ import fxp
 import traces
 from accel import reference as accel_reference
 from accel.reference import twin
-from fxp import instructions
+from fxp import fast, instructions
+from fxp.team import Team
 
 ENGINES = ("portable", *instructions.supported())
 RECORD = ("plan", "cell", "hidden", "accumulators")
@@ -497,6 +499,85 @@ def test_threads_change_nothing(engine):
     one = emulate(case, engine, threads=1)
     for threads in (2, 3, 8):
         same_runs(one, emulate(case, engine, threads=threads))
+
+
+@pytest.fixture
+def teams(monkeypatch):
+    """Makes threads share steps however small they are; the sizes of the teams that do."""
+    found = []
+    run = Team.run
+
+    def noted(self, work, give_up):
+        found.append(self.size)
+        run(self, work, give_up)
+
+    monkeypatch.setattr(fast, "WORTH", 1)
+    monkeypatch.setattr(Team, "run", noted)
+    return found
+
+
+VECTORS = [name for name in ENGINES if name in ("vnni", "avx2")]
+
+
+@pytest.mark.parametrize("engine", VECTORS)
+@pytest.mark.parametrize("profile", ["float32", "fixed"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_a_team_of_threads_changes_nothing(engine, profile, controller, teams):
+    case = replace(
+        BATCH, controller=controller, profile=profile, accumulator_bits=12, hidden=(70, 37), lengths=(9, 2, 11, 11, 5),
+    )  # fmt: skip
+    for more in ({}, {"projection": 21, "peepholes": True}, {"directions": 2}):
+        one = emulate(replace(case, **more), engine, threads=1)
+        for threads in (3, 6):
+            same_runs(one, emulate(replace(case, **more), engine, threads=threads))
+    assert set(teams) == {1, 3, 6}
+
+
+@pytest.mark.parametrize("engine", VECTORS)
+def test_teams_of_one_sequence_and_of_several_groups(engine, teams):
+    for lengths, threads, sizes in (((9,), 4, {4}), ((3, 4) * 9, 4, {2}), ((5,) * 3, 2, {2}), ((5,) * 4, 4, {1})):
+        case = replace(BATCH, controller="peak", hidden=(33,), lengths=lengths)
+        same_runs(emulate(case, engine, threads=1), emulate(case, engine, threads=threads))
+        assert set(teams) == sizes
+        teams.clear()
+
+
+class Overworked(ThreadPoolExecutor):
+    def submit(self, *args, **kwargs):
+        raise RuntimeError("can't start new thread")
+
+
+def test_nobody_waits_for_a_thread_that_does_not_come():
+    gone, done = threading.Event(), []
+
+    def work(rank):
+        if rank == 1:
+            raise MemoryError
+        gone.wait(30)
+        done.append(rank)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(MemoryError):
+            Team(3, pool).run(work, gone.set)
+        assert sorted(done) == [0, 2]
+    with Overworked(1) as pool, pytest.raises(RuntimeError):
+        gone.clear()
+        Team(2, pool).run(work, gone.set)
+    assert gone.is_set()
+
+
+@pytest.mark.skipif(not VECTORS, reason="no vector kernels for this processor")
+def test_the_kernels_of_a_team_that_gave_up_end(monkeypatch, teams):
+    submit = ThreadPoolExecutor.submit
+
+    def refused(self, work, *args):
+        if args == (1,):
+            raise RuntimeError("can't start new thread")
+        return submit(self, work, *args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    with pytest.raises(RuntimeError, match="new thread"):
+        emulate(replace(BATCH, lengths=(5,)), VECTORS[0], threads=2)
 
 
 @pytest.mark.parametrize("profile", ["float32", "fixed"])

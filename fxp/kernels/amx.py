@@ -168,12 +168,12 @@ def x_place(group, g, t):
 
 
 @inlined
-def gates(shape, constants, group, g, t, record):
+def gates(shape, constants, group, g, t, record, start, stop):
     """A sequence's pre-activations."""
     flags, row = group.low + g * group.size, 4 * group.size
     if shape.overflow != 0 or record.accumulators != 0:
-        settle(shape, group, g, t)
-        wide.gates_float(constants, shape.hidden, group.size, group.sums + 32 * g * group.size, flags, group.z)
+        settle(shape, group, g, t, start, stop)
+        wide.gates_float(constants, start, stop, group.size, group.sums + 32 * g * group.size, flags, group.z)
     elif group.alone:
         unit512.gates_of_one(
             constants, shape.hidden, row, flags, x_place(group, 0, t), group.x_reach, group.h_sums, group.z
@@ -186,10 +186,10 @@ def gates(shape, constants, group, g, t, record):
 
 
 @helper
-def settle(shape, group, g, t):
+def settle(shape, group, g, t, start, stop):
     """A sequence's accumulators in `group.sums`, element by element."""
     flags, x, out = group.low + g * group.size, x_place(group, g, t), group.sums + 32 * g * group.size
-    for k in range(shape.hidden):
+    for k in range(start, min(stop, shape.hidden)):
         low, sixteen, place = vector.load_byte(flags + k), 256 * (k >> 4), out + 32 * k
         x_part = x + low * group.x_reach + sixteen + 4 * (k & 15)
         if group.alone:
@@ -199,7 +199,7 @@ def settle(shape, group, g, t):
         for gate in range(4):
             vector.store_word(place + 4 * gate, vector.load_word(x_part + 64 * gate))
             vector.store_word(place + 16 + 4 * gate, vector.load_word(h_part + apart * gate))
-        vector.store(place, rows.settled(load(place), shape, group.tally + 8 + 16 * g))
+        vector.store(place, rows.settled(load(place), shape, group.overflows + 8 * g))
 
 
 # One sequence
@@ -258,7 +258,7 @@ def one_sequence(shape, group):
     vector.store(low_v - 32, vector.halves(np.int32(0), np.int32(total)))
     order, out = group.order, group.h_sums
     low_order = order + 4 * (group.size + 16)
-    high_count, low_count = split(group.low, shape.hidden, order, low_order, group.table)
+    high_count, low_count = split(group.low, 0, shape.hidden, order, low_order, group.table)
     byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
     low, stride, terms = shape.low, shape.low_stride, shape.low_terms
     if shape.nibbles:
@@ -268,7 +268,12 @@ def one_sequence(shape, group):
 
 
 @inlined
-def form(shape, backward, t, active, group, record):
+def prepare(shape, x, group, g):
+    """Nothing: that is part of `form`, for several steps at once."""
+
+
+@inlined
+def form(shape, backward, t, active, group, record, start, stop):
     """The sums of a step: x parts by gates at both precisions, h parts too, or by elements where `group.alone`."""
     if t % group.ahead == 0:
         x_parts(shape, backward, t, active, group, record)
@@ -281,14 +286,14 @@ def form(shape, backward, t, active, group, record):
 @kernel
 def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
     tiles.configure(load_group(parameters.ctypes.data + GROUP).configuration)
-    steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators)
     tiles.release()
 
 
 @kernel
 def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
     tiles.configure(load_group(parameters.ctypes.data + GROUP).configuration)
-    steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators)
     tiles.release()
 
 
@@ -310,5 +315,5 @@ def products_only(parameters, x, rounds):
         else:
             h_parts(shape, group.count, group)
     for g in range(group.count):
-        settle(shape, group, g, 0)
+        settle(shape, group, g, 0, 0, group.size)
     tiles.release()

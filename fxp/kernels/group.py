@@ -3,6 +3,9 @@
 The sequences decide on their own; each row is fetched once for all of a group that want it at that precision. Their results do
 not depend on the grouping. Sequences are in the order of falling length; rows of all arrays per step are concatenated.
 
+Threads may form a team: in each step every one of them has some elements of all sequences, from their products to their outputs, and
+some whole sequences before and after that. They wait for each other in between.
+
 How a step's products are formed is left to one module for each instruction set (`fxp.kernels.avx2`, `fxp.kernels.vnni`).
 """
 
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxp.kernels import control, rows, vector, wide
+from fxp.kernels import control, meeting, rows, vector, wide
 from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.vector import add32, load
 
@@ -48,10 +51,15 @@ class Group(NamedTuple):
     z: int  # 4 bytes [4, H]
     order: int  # int32 [2 * (max(H, G) + 16)]
     table: int  # uint8 [256, 8]: the set bits of a byte, in order
-    m: int  # int8 [64 * pairs]
+    m: int  # int8 [G, m_reach]: output indices before a projection; without one they are those in h
+    m_reach: int
     m_activations: int  # uint8 [bytes]
     m_sums: int  # int32 [R + 8]
-    tally: int  # int64 [G, 2]: low element-steps, overflows; added to
+    tally: int  # int64 [G]: low element-steps; added to
+    overflows: int  # int64 [G]: those this thread met; added to
+    rank: int  # which thread of its team this one is
+    team: int  # threads that share the work of each step
+    meeting: int  # int64: where they wait for each other
     ahead: int  # steps whose x parts are formed at once (tiles only, as what follows)
     alone: int  # 1: there is but one sequence
     wanted: int  # precisions that any step asks for, as `fxp.kernels.amx` names them
@@ -77,6 +85,8 @@ class Record(NamedTuple):
     accumulators: int  # int32 [rows, 2, 4H], 0: not recorded
 
 
+BLOCK = 64  # elements
+
 load_rows, load_constants = vector.structure(rows.Rows), vector.structure(wide.Constants)
 load_controls, load_group = vector.structure(Controls), vector.structure(Group)
 # Where each begins in the parameters of a call.
@@ -96,16 +106,17 @@ def recorded(x, hidden, plan, cell, accumulators):
 
 
 @inlined
-def partition(flags, stride, count, order):
-    """Numbers 0 to count - 1 into `order`, those with flag 0 first; returns how many those are. No branch is a coin toss."""
-    first, last = np.int64(0), np.int64(count)
-    for n in range(count):
-        vector.store_word(order + 4 * first, n)
-        vector.store_word(order + 4 * last - 4, n)
-        flag = vector.load_byte(flags + n * stride)
-        first += 1 - flag
-        last -= flag
-    return first
+def all_here(group):
+    """Waits for the other threads of the team."""
+    if group.team > 1:
+        meeting.meet(group.meeting, group.team)
+
+
+@inlined
+def share(count, unit, group):
+    """First of this thread's things and the one after its last, from a multiple of `unit` on: about as many as the others have."""
+    units = (count + unit - 1) // unit
+    return unit * (units * group.rank // group.team), min(count, unit * (units * (group.rank + 1) // group.team))
 
 
 @inlined
@@ -125,13 +136,14 @@ def padded(order, count):
 
 
 @inlined
-def split(flags, hidden, high, low, table):
-    """Numbers of elements with flag 0 and 1 into two lists; returns their lengths. Eight at a time, without a branch."""
+def split(flags, start, stop, high, low, table):
+    """Numbers of elements with flag 0 and 1 into two lists, those from `start`, a multiple of 8, to `stop`; returns their lengths.
+    Eight at a time, without a branch."""
     high_count, low_count = np.int64(0), np.int64(0)
-    for k in range(0, hidden, 8):
+    for k in range(start, stop, 8):
         eight = vector.load_long(flags + k)
         bits, ones = vector.mask_of(eight), vector.ones_of(eight)
-        count = min(np.int64(8), hidden - k)
+        count = min(np.int64(8), stop - k)
         low_count = listed(low, low_count, table, bits, ones, k)
         high_count = listed(high, high_count, table, ((np.int64(1) << count) - 1) ^ bits, count - ones, k)
     padded(high, high_count)
@@ -140,13 +152,13 @@ def split(flags, hidden, high, low, table):
 
 
 @helper
-def project(shape, group, overflows):
-    """Accumulators of the projection from the indices in `group.m`, into `group.m_sums`."""
+def project(shape, group, m, overflows):
+    """Accumulators of the projection from the indices at address m, into `group.m_sums`."""
     v = group.m_activations
     blocks = (shape.hidden + 15) // 16
     negative = vector.zero()
     for n in range((shape.hidden + 31) // 32):
-        negative = add32(negative, rows.store_bytes(load(group.m + 32 * n), v + 64 * n))
+        negative = add32(negative, rows.store_bytes(load(m + 32 * n), v + 64 * n))
     correction = vector.halves(vector.total32(negative), np.int32(0))
     w = shape.projection
     for p in range(0, shape.output, 4):
@@ -168,7 +180,7 @@ def store(shape, group, g, row, record, cell_bytes):
         eight = vector.load_long(flags + 8 * byte)
         vector.store_byte(record.plan + row * plan_bytes + byte, vector.mask_of(eight))
         count += vector.ones_of(eight)
-    vector.store_long(group.tally + 16 * g, vector.load_long(group.tally + 16 * g) + count)
+    vector.store_long(group.tally + 8 * g, vector.load_long(group.tally + 8 * g) + count)
     vector.copy(record.hidden + row * shape.output, group.h + 64 * g * shape.h_pairs, shape.output)
     if record.cell:
         source = group.c + g * group.size * cell_bytes
@@ -200,34 +212,51 @@ def enter(shape, controls, group, g, x):
 
 
 @inlined
-def enter_all(shape, backward, t, active, controls, group, record):
-    """Masks of a step that decides itself."""
+def enter_all(prepare, shape, backward, t, active, controls, group, record):
+    """The masks of a step that decides itself, of this thread's sequences; the activations of all.
+
+    Each thread has activations of its own: to fetch what another processor has just written takes longer.
+    """
     if controls.kind == control.FORESEEN:
-        for g in range(active):
+        for g in range(group.rank, active, group.team):
             enter(shape, controls, group, g, record.x + row_of(group, g, backward, t) * shape.inputs)
+    all_here(group)
+    for g in range(active):
+        prepare(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
 
 
 @inlined
-def summed(shape, group, g, t):
-    """Nothing is left to do where `form` leaves a sequence's accumulators in `group.sums`."""
+def settle(shape, group, g, t, start, stop):
+    """Brings a sequence's sums of the elements from `start` to `stop` to the accumulator's width."""
+    if shape.overflow:
+        for k in range(start, stop):
+            place = group.sums + 32 * (g * group.size + k)
+            vector.store(place, rows.settled(load(place), shape, group.overflows + 8 * g))
 
 
 @inlined
-def gates_from_sums(shape, constants, group, g, t, record):
-    """A sequence's pre-activations from its accumulators."""
+def gates_from_sums(shape, constants, group, g, t, record, start, stop):
+    """A sequence's pre-activations from its sums."""
+    settle(shape, group, g, t, start, stop)
     wide.gates_float(
-        constants, shape.hidden, group.size, group.sums + 32 * g * group.size, group.low + g * group.size, group.z
+        constants, start, stop, group.size, group.sums + 32 * g * group.size, group.low + g * group.size, group.z
     )
+
+
+@inlined
+def block_of(group, active, start, stop):
+    """How many elements are formed before the unit has them: several sequences' sums should still be in the first-level cache."""
+    return BLOCK if active > 1 and group.ahead == 0 else max(stop - start, 1)
 
 
 @kernel
 def unit_only(parameters, top, rounds):
     """The multifunction unit of the first sequence's step, `rounds` times (for measurements; `float32` profile)."""
     place = parameters.ctypes.data
-    shape, constants, group = load_rows(place), load_constants(place + CONSTANTS), load_group(place + GROUP)
+    constants, group = load_constants(place + CONSTANTS), load_group(place + GROUP)
     for _ in range(rounds):
-        wide.gates_float(constants, shape.hidden, group.size, group.sums, group.low, group.z)
-        wide.states_float(constants, group.size, group.z, group.c, group.h, np.float32(top))
+        wide.gates_float(constants, 0, group.size, group.size, group.sums, group.low, group.z)
+        wide.states_float(constants, 0, group.size, group.size, group.z, group.c, group.h, np.float32(top))
 
 
 @inlined
@@ -240,7 +269,7 @@ def still_active(group, active, t):
 @helper
 def first_masks(shape, controls, group):
     """Masks of the first step of sequences that have none yet."""
-    for g in range(group.count):
+    for g in range(group.rank, group.count, group.team):
         if vector.load_long(controls.fresh + 8 * g):
             control.first_mask(
                 controls.kind, control.counts_at(controls.counts + 64 * g),
@@ -250,11 +279,12 @@ def first_masks(shape, controls, group):
 
 
 @inlined
-def steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
+def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
     """Process all rows in the `float32` profile, those of a sequence (time positions) from the last to the first if
     `backward`.
 
-    form : function of an instruction set that forms the sums of a step
+    prepare : function of an instruction set that prepares a sequence's activations of a step
+    form : function of an instruction set that forms the sums of a step, for some elements
     gates : function of an instruction set that makes pre-activations of a sequence's sums
     parameters : int64 [PARAMETERS], the fields of Rows, Constants, Controls and Group; other arrays: see `Record`
     """
@@ -264,20 +294,26 @@ def steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, a
     record = recorded(x, hidden, plan, cell, accumulators)
     first_masks(shape, controls, group)
     limit = np.float32(top)
+    start, stop = share(group.size, 16, group)
     active, t = group.count, 0
     while True:
         active = still_active(group, active, t)
         if active == 0:
             break
-        enter_all(shape, backward, t, active, controls, group, record)
-        form(shape, backward, t, active, group, record)
-        for g in range(active):
+        enter_all(prepare, shape, backward, t, active, controls, group, record)
+        block = block_of(group, active, start, stop)
+        for k in range(start, stop, block):
+            end = min(k + block, stop)
+            form(shape, backward, t, active, group, record, k, end)
+            for g in range(active):
+                gates(shape, constants, group, g, t, record, k, end)
+                m = group.m + g * group.m_reach
+                wide.states_float(constants, k, end, group.size, group.z, group.c + 4 * g * group.size, m, limit)
+        all_here(group)
+        for g in range(group.rank, active, group.team):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
-            m = group.m if shape.projected else h
-            gates(shape, constants, group, g, t, record)
-            wide.states_float(constants, group.size, group.z, c, m, limit)
             if shape.projected:
-                project(shape, group, group.tally + 16 * g + 8)
+                project(shape, group, group.m + g * group.m_reach, group.overflows + 8 * g)
                 wide.output_float(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 4)
             step = vector.load_long(group.begins + 8 * g) + t + 1
@@ -294,7 +330,7 @@ def steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, a
 
 
 @inlined
-def steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
+def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
     """Process all rows in the `fixed` profile; arguments as for `steps_float`.
 
     settle : function that brings a sequence's sums into `group.sums`
@@ -305,21 +341,28 @@ def steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, 
     record = recorded(x, hidden, plan, cell, accumulators)
     first_masks(shape, controls, group)
     limit = np.float64(top)
+    start, stop = share(group.size, 16, group)
     active, t = group.count, 0
     while True:
         active = still_active(group, active, t)
         if active == 0:
             break
-        enter_all(shape, backward, t, active, controls, group, record)
-        form(shape, backward, t, active, group, record)
-        for g in range(active):
+        enter_all(prepare, shape, backward, t, active, controls, group, record)
+        block = block_of(group, active, start, stop)
+        for k in range(start, stop, block):
+            end = min(k + block, stop)
+            form(shape, backward, t, active, group, record, k, end)
+            for g in range(active):
+                settle(shape, group, g, t, k, end)
+                wide.unit_fixed(
+                    constants, k, end, group.size, shape.shift, group.sums + 32 * g * group.size,
+                    group.low + g * group.size, group.z, group.c + 2 * g * group.size, group.m + g * group.m_reach, limit,
+                )  # fmt: skip
+        all_here(group)
+        for g in range(group.rank, active, group.team):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
-            m = group.m if shape.projected else h
-            sums = group.sums + 32 * g * group.size
-            settle(shape, group, g, t)
-            wide.unit_fixed(constants, shape.hidden, group.size, shape.shift, sums, low, group.z, c, m, limit)
             if shape.projected:
-                project(shape, group, group.tally + 16 * g + 8)
+                project(shape, group, group.m + g * group.m_reach, group.overflows + 8 * g)
                 wide.output_fixed(constants, shape.output, group.m_sums, h, limit)
             store(shape, group, g, row_of(group, g, backward, t), record, 2)
             step = vector.load_long(group.begins + 8 * g) + t + 1

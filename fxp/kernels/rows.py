@@ -15,8 +15,8 @@ of the other rows in few instructions.
   AND. A pair of bytes stays within 2 * 3840 < 2^13, so four blocks are summed in 16 bits. The sum over a row is
   16 (sum w v + 8 sum v) + 7 sum u1: the last term is a constant of the row, the middle one the same for all rows.
 
-Two elements of one sequence share the activations, or up to four sequences share an element's rows: loads are dearer than
-arithmetic. Which element is next the hardware cannot know, so rows are fetched ahead: all of a short element's, or those 1 KiB
+Here two elements of one sequence share the activations; in `fxp.kernels.batch256` sequences share an element's rows: loads are
+dearer than arithmetic. Which element is next the hardware cannot know, so rows are fetched ahead: all of a short element's, or those 1 KiB
 ahead in the chain of a long one and its successor.
 
 What is the same for all rows is stored before the activations of a precision, for the x and the h part.
@@ -205,7 +205,7 @@ def from_nibbles(total, terms, v):
     return vector.sub32(total, load(v - 32))
 
 
-# One element for one, two or four sequences
+# Four rows of a projection
 
 
 @inlined
@@ -217,139 +217,6 @@ def bytes_of_one(w, v, blocks):
         w += 64
         v += 32
     return a, b
-
-
-@inlined
-def bytes_of_two(w, v, u, blocks):
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    for _ in range(blocks):
-        first, last = load(w), load(w + 32)
-        signs, sizes = twice(v), twice(v + 16)
-        a, b = add_bytes(a, first, signs, sizes), add_bytes(b, last, signs, sizes)
-        signs, sizes = twice(u), twice(u + 16)
-        c, d = add_bytes(c, first, signs, sizes), add_bytes(d, last, signs, sizes)
-        w += 64
-        v += 32
-        u += 32
-    return a, b, c, d
-
-
-@inlined
-def bytes_of_four(w, v, u, t, s, blocks):
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    at = np.int64(0)
-    for _ in range(blocks):
-        first, last = load(w), load(w + 32)
-        signs, sizes = twice(v + at), twice(v + at + 16)
-        a, b = add_bytes(a, first, signs, sizes), add_bytes(b, last, signs, sizes)
-        signs, sizes = twice(u + at), twice(u + at + 16)
-        c, d = add_bytes(c, first, signs, sizes), add_bytes(d, last, signs, sizes)
-        signs, sizes = twice(t + at), twice(t + at + 16)
-        e, f = add_bytes(e, first, signs, sizes), add_bytes(f, last, signs, sizes)
-        signs, sizes = twice(s + at), twice(s + at + 16)
-        g, h = add_bytes(g, first, signs, sizes), add_bytes(h, last, signs, sizes)
-        w += 64
-        at += 32
-    return a, b, c, d, e, f, g, h
-
-
-@inlined
-def nibbles_of_one(w, v, blocks):
-    mask = vector.nibbles()
-    a, b = vector.zero(), vector.zero()
-    while blocks > 0:
-        p, q = vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            first, last = load(w), load(w + 32)
-            second, crossed = twice(v), twice(v + 16)
-            p = add_nibbles(p, first, both(first, mask), second, crossed)
-            q = add_nibbles(q, last, both(last, mask), second, crossed)
-            w += 64
-            v += 32
-        a, b = widened(a, p), widened(b, q)
-        blocks -= 4
-    return a, b
-
-
-@inlined
-def nibbles_of_two(w, v, u, blocks):
-    mask = vector.nibbles()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    while blocks > 0:
-        p, q, r, s = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            first, last = load(w), load(w + 32)
-            first_low, last_low = both(first, mask), both(last, mask)
-            second, crossed = twice(v), twice(v + 16)
-            p = add_nibbles(p, first, first_low, second, crossed)
-            q = add_nibbles(q, last, last_low, second, crossed)
-            second, crossed = twice(u), twice(u + 16)
-            r = add_nibbles(r, first, first_low, second, crossed)
-            s = add_nibbles(s, last, last_low, second, crossed)
-            w += 64
-            v += 32
-            u += 32
-        a, b, c, d = widened(a, p), widened(b, q), widened(c, r), widened(d, s)
-        blocks -= 4
-    return a, b, c, d
-
-
-@inlined
-def nibbles_of_four(w, v, u, t, s, blocks):
-    mask = vector.nibbles()
-    a, b, c, d = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    e, f, g, h = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-    at = np.int64(0)
-    while blocks > 0:
-        i, j, k, m = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        n, o, p, q = vector.zero(), vector.zero(), vector.zero(), vector.zero()
-        for _ in range(min(blocks, 4)):
-            first, last = load(w), load(w + 32)
-            first_low, last_low = both(first, mask), both(last, mask)
-            second, crossed = twice(v + at), twice(v + at + 16)
-            i = add_nibbles(i, first, first_low, second, crossed)
-            j = add_nibbles(j, last, last_low, second, crossed)
-            second, crossed = twice(u + at), twice(u + at + 16)
-            k = add_nibbles(k, first, first_low, second, crossed)
-            m = add_nibbles(m, last, last_low, second, crossed)
-            second, crossed = twice(t + at), twice(t + at + 16)
-            n = add_nibbles(n, first, first_low, second, crossed)
-            o = add_nibbles(o, last, last_low, second, crossed)
-            second, crossed = twice(s + at), twice(s + at + 16)
-            p = add_nibbles(p, first, first_low, second, crossed)
-            q = add_nibbles(q, last, last_low, second, crossed)
-            w += 64
-            at += 32
-        a, b, c, d = widened(a, i), widened(b, j), widened(c, k), widened(d, m)
-        e, f, g, h = widened(e, n), widened(f, o), widened(g, p), widened(h, q)
-        blocks -= 4
-    return a, b, c, d, e, f, g, h
-
-
-@inlined
-def element_of_one(process, w, v, x_blocks, h_blocks, h_start):
-    """The eight sums of an element; h_start: bytes from the activations of the x part to those of the h part."""
-    a, b = process(w, v, x_blocks)
-    c, d = process(w + 64 * x_blocks, v + h_start, h_blocks)
-    return vector.folded(a, b, c, d)
-
-
-@inlined
-def element_of_two(process, w, v, u, x_blocks, h_blocks, h_start):
-    a, b, c, d = process(w, v, u, x_blocks)
-    i, j, k, m = process(w + 64 * x_blocks, v + h_start, u + h_start, h_blocks)
-    return vector.folded(a, b, i, j), vector.folded(c, d, k, m)
-
-
-@inlined
-def element_of_four(process, w, v, u, t, s, x_blocks, h_blocks, h_start):
-    a, b, c, d, e, f, g, h = process(w, v, u, t, s, x_blocks)
-    w += 64 * x_blocks
-    i, j, k, m, n, o, p, q = process(w, v + h_start, u + h_start, t + h_start, s + h_start, h_blocks)
-    return (
-        vector.folded(a, b, i, j), vector.folded(c, d, k, m), vector.folded(e, f, n, o), vector.folded(g, h, p, q),
-    )  # fmt: skip
 
 
 # Activations

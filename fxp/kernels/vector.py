@@ -272,7 +272,8 @@ add16 = _lanes(SHORTS, "add")
 both, either, flip = _lanes(WORDS, "and_"), _lanes(WORDS, "or_"), _lanes(WORDS, "xor")
 shift_left, shift_right = _lanes(WORDS, "shl"), _lanes(WORDS, "ashr")
 
-maddwd = operation(_instruction("llvm.x86.avx2.pmadd.wd", WORDS, SHORTS, SHORTS), words, words, words)
+_maddwd = _instruction("llvm.x86.avx2.pmadd.wd", WORDS, SHORTS, SHORTS)
+maddwd = operation(_maddwd, words, words, words)
 """Sums of neighbouring products of int16 as int32."""
 
 _maddubs = _instruction("llvm.x86.avx2.pmadd.ub.sw", SHORTS, BYTES, BYTES)

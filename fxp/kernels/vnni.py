@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from fxp.kernels import batch512, rows, rows512, vector
+from fxp.kernels.batch import many_sequences
 from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.group import (
     GROUP,
     gates_from_sums,
     load_group,
     load_rows,
-    row_of,
+    settle,
     split,
     steps_fixed,
     steps_float,
@@ -75,7 +76,7 @@ def elements(process, store, shape, back, order, count, base, stride, terms, v, 
     back : from the last element to the first
     """
     h_start = 64 * shape.x_pairs
-    n, step = (((count - 1) & ~3), -4) if back else (0, 4)
+    n, step = ((count - 1) & ~3, -4) if back else (0, 4)
     for _ in range(0, count, 4):
         a, b = vector.load_word(order + 4 * n), vector.load_word(order + 4 * n + 4)
         c, d = vector.load_word(order + 4 * n + 8), vector.load_word(order + 4 * n + 12)
@@ -108,14 +109,14 @@ def nibble_elements(shape, back, order, count, base, stride, terms, v, out):
 
 
 @inlined
-def one_sequence(shape, group, back):
-    """All sums of the only sequence: first the high elements, then the low ones, or the other way round.
+def one_sequence(shape, group, back, start, stop):
+    """The sums of the only sequence, of the elements from `start` to `stop`: first the high elements, then the low ones, or the other way round.
 
     back : in every other step, as the rows that were read last are still in the second-level cache
     """
     order = group.order
     low_order = order + 4 * (group.size + 16)
-    high_count, low_count = split(group.low, shape.hidden, order, low_order, group.table)
+    high_count, low_count = split(group.low, start, min(stop, shape.hidden), order, low_order, group.table)
     v, low_v, out = group.activations + 64, group.low_activations + 64, group.sums
     low, stride, terms = shape.low, shape.low_stride, shape.low_terms
     for part in range(2):
@@ -128,87 +129,27 @@ def one_sequence(shape, group, back):
 
 
 @inlined
-def shared(process, shape, group, chosen, w, terms, v, reach, x_blocks, h_blocks, out):
-    """One element's rows at address w for the sequences whose bits are set.
-
-    process : kernel for rows of bytes or of nibbles; reach : bytes of a sequence's activations
-    """
-    count = batch512.ones(chosen)
-    while count:
-        now = count if count <= batch512.MOST else min((count + 1) >> 1, batch512.MOST)
-        chosen = process(
-            now, chosen, w, x_blocks, h_blocks, 64 * shape.x_pairs, v, reach, terms, out, 32 * group.size
-        )  # fmt: skip
-        count -= now
-
-
-@inlined
-def many_sequences(shape, group, active):
-    """All accumulators of the first `active` sequences."""
-    v, reach = group.activations + 64, group.reach
-    low_v, low_reach = group.low_activations + 64, group.low_reach
-    batch512.columns(group.low, group.size, active, group.size, group.order)
-    everyone = (np.int64(1) << active) - 1
-    for k in range(shape.hidden):
-        low = vector.load_word(group.order + 4 * k)
-        out = group.sums + 32 * k
-        w, terms = shape.high + k * shape.high_stride, shape.high_terms + 32 * k
-        shared(
-            batch512.bytes_of_element, shape, group, everyone ^ low, w, terms, v, reach,
-            shape.x_bytes, shape.h_bytes, out,
-        )  # fmt: skip
-        w, terms = shape.low + k * shape.low_stride, shape.low_terms + 32 * k
-        if shape.nibbles:
-            shared(
-                batch512.nibbles_of_element, shape, group, low, w, terms, low_v, low_reach,
-                shape.x_nibbles, shape.h_nibbles, out,
-            )  # fmt: skip
-        else:
-            shared(
-                batch512.bytes_of_element, shape, group, low, w, terms, low_v, low_reach,
-                shape.x_bytes, shape.h_bytes, out,
-            )  # fmt: skip
-
-
-@inlined
-def products(shape, group, active, t):
+def products(shape, group, active, t, start, stop):
     if active == 1:
-        one_sequence(shape, group, t & 1)
+        one_sequence(shape, group, t & 1, start, stop)
     else:
-        many_sequences(shape, group, active)
+        many_sequences(batch512.byte_rows, batch512.nibble_rows, batch512.MOST, BYTES, shape, group, active, start, stop)
 
 
 @inlined
-def form(shape, backward, t, active, group, record):
-    """The sums of a step."""
-    for g in range(active):
-        prepare(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
-    products(shape, group, active, t)
-
-
-@inlined
-def settle(shape, group, g, t):
-    """Brings a sequence's sums to the accumulator's width."""
-    if shape.overflow:
-        for k in range(shape.hidden):
-            place = group.sums + 32 * (g * group.size + k)
-            vector.store(place, rows.settled(load(place), shape, group.tally + 8 + 16 * g))
-
-
-@inlined
-def gates(shape, constants, group, g, t, record):
-    settle(shape, group, g, t)
-    gates_from_sums(shape, constants, group, g, t, record)
+def form(shape, backward, t, active, group, record, start, stop):
+    """The sums of a step, of the elements from `start` to `stop`."""
+    products(shape, group, active, t, start, stop)
 
 
 @kernel
 def run_float(parameters, backward, top, x, hidden, plan, cell, accumulators):
-    steps_float(form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_float(prepare, form, gates_from_sums, parameters, backward, top, x, hidden, plan, cell, accumulators)
 
 
 @kernel
 def run_fixed(parameters, backward, top, x, hidden, plan, cell, accumulators):
-    steps_fixed(form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators)
+    steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators)
 
 
 @kernel
@@ -217,7 +158,7 @@ def products_only(parameters, x, rounds):
     measurements)."""
     place = parameters.ctypes.data
     shape, group = load_rows(place), load_group(place + GROUP)
-    for g in range(group.count):
+    for g in range(group.count, 0, group.size):
         prepare(shape, x.ctypes.data + g * shape.inputs, group, g)
     for n in range(rounds):
-        products(shape, group, group.count, n)
+        products(shape, group, group.count, n, 0, group.size)

@@ -74,35 +74,39 @@ def peephole(place, z, c):
 
 
 @inlined
-def gates_float(constants, hidden, size, sums, flags, z):
-    """Pre-activations of all elements of a sequence, without peepholes, in rows i, f, o and g of z.
+def gates_float(constants, start, stop, size, sums, flags, z):
+    """Pre-activations of a sequence's elements from `start` to `stop`, without peepholes, in rows i, f, o and g of z.
 
-    size : hidden, filled up; addresses: sums int32 [H, 8], flags uint8 [H], z: workspace of four words an element
+    start, stop : multiples of 16; size : elements that there are, filled up
+    Addresses: sums int32 [H, 8], flags uint8 [H], z: workspace of four words an element (of these)
     """
-    row = 4 * size
-    for k in range(0, hidden, 8):
+    row, own = 4 * size, 4 * (stop - start)
+    for k in range(start, stop, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
-        place = z + 4 * k
+        place = z + 4 * (k - start)
         vector.store_reals(place, preactivation(constants, low, 4 * k, 4 * row, s[0], s[4]))
-        vector.store_reals(place + row, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
-        vector.store_reals(place + 3 * row, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
-        vector.store_reals(place + 2 * row, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
+        vector.store_reals(place + own, preactivation(constants, low, 4 * k + row, 4 * row, s[1], s[5]))
+        vector.store_reals(place + 3 * own, preactivation(constants, low, 4 * k + 2 * row, 4 * row, s[2], s[6]))
+        vector.store_reals(place + 2 * own, preactivation(constants, low, 4 * k + 3 * row, 4 * row, s[3], s[7]))
 
 
 @helper
-def states_float(constants, size, z, c, m, top):
-    """Cell states float32 [H] and output indices m int8 [H] (before a projection) from the pre-activations of a sequence.
+def states_float(constants, start, stop, size, z, c, m, top):
+    """Cell states float32 [H] and output indices m int8 [H] (before a projection) of a sequence's elements from `start` to
+    `stop`, from their pre-activations.
 
     In passes, so that the long chains of several vectors overlap.
     """
-    row = 4 * size
+    row = 4 * (stop - start)
     o, g = z + 2 * row, z + 3 * row
+    c, m = c + 4 * start, m + start
+    weights, apart = constants.peephole + 4 * start, 4 * size
     if constants.peephole:
         for n in range(0, row, 32):
-            place, before = constants.peephole + n, load_reals(c + n)
+            place, before = weights + n, load_reals(c + n)
             vector.store_reals(z + n, peephole(place, load_reals(z + n), before))
-            vector.store_reals(z + n + row, peephole(place + row, load_reals(z + n + row), before))
+            vector.store_reals(z + n + row, peephole(place + apart, load_reals(z + n + row), before))
         activation.sigmoids(z, o)
     else:
         activation.sigmoids(z, g)
@@ -111,7 +115,7 @@ def states_float(constants, size, z, c, m, top):
         activation.state_8(c + n, z + n, z + row + n, g + n)
     if constants.peephole:
         for n in range(0, row, 32):
-            vector.store_reals(o + n, peephole(constants.peephole + 2 * row + n, load_reals(o + n), load_reals(c + n)))
+            vector.store_reals(o + n, peephole(weights + 2 * apart + n, load_reals(o + n), load_reals(c + n)))
         activation.sigmoids(o, g)
     n, step = np.int64(0), np.float32(constants.first)
     while row - n >= 4 * activation.LANES:
@@ -206,36 +210,37 @@ def to_index_fixed(v, first, last, top):
 
 
 @helper
-def unit_fixed(constants, hidden, size, shift, sums, flags, z, c, m, top):
+def unit_fixed(constants, start, stop, size, shift, sums, flags, z, c, m, top):
     """`gates_float` and `states_float` in the `fixed` profile; c int16 [H]."""
-    table, row = constants.table, 4 * size
+    table, row, own = constants.table, 4 * size, 4 * (stop - start)
     scale = vector.spread_double(constants.first)
     raised = np.int32((1 << (2 * shift)) - 1)
-    for k in range(0, hidden, 8):
+    for k in range(start, stop, 8):
         s = columns(sums + 32 * k)
         low = vector.mask(flags + k)
-        place = z + 4 * k
+        place = z + 4 * (k - start)
         # 2^(2 shift) in low lanes, 1 in the others.
         factor = add32(vector.both(low, spread(raised)), spread(np.int32(1)))
         factors = vector.first_doubles(factor), vector.last_doubles(factor)
         vector.store(place, preactivation_fixed(constants, low, factors, k, 0, size, s[0], s[4]))
-        vector.store(place + row, preactivation_fixed(constants, low, factors, k, 1, size, s[1], s[5]))
-        vector.store(place + 2 * row, preactivation_fixed(constants, low, factors, k, 2, size, s[2], s[6]))
-        vector.store(place + 3 * row, preactivation_fixed(constants, low, factors, k, 3, size, s[3], s[7]))
-    for n in range(0, row, 32):
+        vector.store(place + own, preactivation_fixed(constants, low, factors, k, 1, size, s[1], s[5]))
+        vector.store(place + 2 * own, preactivation_fixed(constants, low, factors, k, 2, size, s[2], s[6]))
+        vector.store(place + 3 * own, preactivation_fixed(constants, low, factors, k, 3, size, s[3], s[7]))
+    c, m, weights = c + 2 * start, m + start, constants.peephole + 8 * start
+    for n in range(0, own, 32):
         before = vector.load_shorts(c + (n >> 1))
-        zi, zf, zo = vector.load(z + n), vector.load(z + n + row), vector.load(z + n + 3 * row)
+        zi, zf, zo = vector.load(z + n), vector.load(z + n + own), vector.load(z + n + 3 * own)
         if constants.peephole:
-            place = constants.peephole + 2 * n
+            place = weights + 2 * n
             zi, zf = peephole_fixed(place, zi, before), peephole_fixed(place + 2 * row, zf, before)
         i, f = sigmoid_fixed(table, zi), sigmoid_fixed(table, zf)
-        g = tanh_fixed(table, vector.load(z + n + 2 * row))
+        g = tanh_fixed(table, vector.load(z + n + 2 * own))
         new = half_up(mul32(i, g), np.int32(4))
         state = half_up(add32(mul32(f, before), new), np.int32(15))
         state = vector.least32(vector.most32(state, spread(np.int32(-32768))), spread(np.int32(32767)))
         vector.store_shorts(c + (n >> 1), state)
         if constants.peephole:
-            zo = peephole_fixed(constants.peephole + 4 * row + 2 * n, zo, state)
+            zo = peephole_fixed(weights + 4 * row + 2 * n, zo, state)
         o = sigmoid_fixed(table, zo)
         output = half_up(mul32(o, tanh_fixed(table, state)), np.int32(15))
         vector.store_bytes(m + (n >> 2), to_index_fixed(output, scale, scale, top))
