@@ -123,14 +123,12 @@ def columns(flags, stride, count, start, stop, out):
 
 @inlined
 def rows_of(kernel, most, group, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out):
-    """One element's rows for all sequences whose bits are set, in as few and even pieces as can be."""
+    """One element's rows for all sequences whose bits are set, the last two pieces alike."""
     count = set_bits(chosen)
-    pieces = (count + most - 1) // most
-    while pieces:
-        now = (count + pieces - 1) // pieces
+    while count:
+        now = min(count if count <= most else (count + 1) >> 1, most)
         chosen = kernel(now, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, 32 * group.size)
         count -= now
-        pieces -= 1
 
 
 @inlined
