@@ -301,14 +301,15 @@ def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan
         if active == 0:
             break
         enter_all(prepare, shape, backward, t, active, controls, group, record)
-        block = block_of(group, active, start, stop)
-        for k in range(start, stop, block):
+        k, block = start, block_of(group, active, start, stop)
+        while k < stop:
             end = min(k + block, stop)
             form(shape, backward, t, active, group, record, k, end)
             for g in range(active):
                 gates(shape, constants, group, g, t, record, k, end)
                 m = group.m + g * group.m_reach
                 wide.states_float(constants, k, end, group.size, group.z, group.c + 4 * g * group.size, m, limit)
+            k = end
         all_here(group)
         for g in range(group.rank, active, group.team):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
@@ -348,8 +349,8 @@ def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, pla
         if active == 0:
             break
         enter_all(prepare, shape, backward, t, active, controls, group, record)
-        block = block_of(group, active, start, stop)
-        for k in range(start, stop, block):
+        k, block = start, block_of(group, active, start, stop)
+        while k < stop:
             end = min(k + block, stop)
             form(shape, backward, t, active, group, record, k, end)
             for g in range(active):
@@ -358,6 +359,7 @@ def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, pla
                     constants, k, end, group.size, shape.shift, group.sums + 32 * g * group.size,
                     group.low + g * group.size, group.z, group.c + 2 * g * group.size, group.m + g * group.m_reach, limit,
                 )  # fmt: skip
+            k = end
         all_here(group)
         for g in range(group.rank, active, group.team):
             h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
