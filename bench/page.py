@@ -226,9 +226,18 @@ def counts(results: Results) -> str:
     return table(heads, lines)
 
 
+def threads(results: Results) -> str:
+    """What two threads gain over one, by size, sequences and steps."""
+    lines = [
+        [str(row["hidden"]), str(row["batch"]), str(row["steps"]), f"{row['speedup_of_two']:.2f}"]
+        for row in results.kernels["threads"].get("rows", [])
+    ]
+    return table(["H", "sequences", "steps", "two threads over one"], lines)
+
+
 PARTS: dict[str, Callable[[Results], str]] = {
     "machine": machine, "own": own, "rivals": rivals, "parts": parts, "targets": targets,
-    "bounds": bounds, "counts": counts, "cores": cores,
+    "bounds": bounds, "counts": counts, "cores": cores, "threads": threads,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ MIX = "57 % low"
 SHARES = {"all high": 0.0, MIX: 0.57, "all low": 1.0}
 OWN = "fxp-lstm, "
 TRACED = 256  # elements of the bundled network, whose plan is replayed
+LONG = ((256, 1), (512, 1), (512, 2), (512, 4), (512, 16), (1024, 1))  # where two threads are measured: H, sequences
 SECONDS = 1.0  # what one measurement may take, all of its samples together
 BRIEF = 0.05  # seconds of a call that what ran before it could slow down noticeably
 
@@ -143,6 +144,17 @@ def repeats(functions: Mapping[str, Timed], least: int, most: int) -> int:
 def weight_kib(hidden: int, low_share: float = 0.0) -> float:
     """KiB of weights that one step reads: 8 H^2 products of a byte each, or half a byte."""
     return 8 * hidden**2 * (1 - low_share / 2) / 1024
+
+
+def second_level_kib() -> int:
+    """Size of the second-level cache of a processor, 0 where the system does not tell (it does on Linux)."""
+    try:
+        for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+            if (index / "level").read_text().strip() == "2":
+                return int((index / "size").read_text().strip().removesuffix("K"))
+    except (OSError, ValueError):
+        pass
+    return 0
 
 
 def limits(samples: int = 40) -> dict[str, float]:
@@ -332,16 +344,26 @@ def accumulation(found: Mapping[str, Any], samples: int = 25) -> list[dict[str, 
     return rows
 
 
-def threads(quick: bool, hidden: int = 512, batch: int = 16) -> dict[str, Any]:
-    """Elapsed time of one thread over that of two, 16 sequences."""
-    net, x = network(hidden), features(hidden, batch, STEPS)
-    plan = mixed(hidden, batch, STEPS)
+def speedup(hidden: int, batch: int, steps: int, samples: int) -> float:
+    """Elapsed time of one thread over that of two, 57 % low."""
+    net, x = network(hidden), features(hidden, batch, steps)
+    plan = mixed(hidden, batch, steps)
 
     def timed(count: int) -> Timed:
         return lambda: fxp.emulate(net, x, plan, threads=count, record=("plan",))
 
-    seconds = medians(interleaved({"1": timed(1), "2": timed(2)}, 3 if quick else 11, time.perf_counter))
-    return {"hidden": hidden, "batch": batch, "speedup_of_two": seconds["1"] / seconds["2"]}
+    seconds = medians(interleaved({"1": timed(1), "2": timed(2)}, samples, time.perf_counter))
+    return seconds["1"] / seconds["2"]
+
+
+def threads(quick: bool, hidden: int = 512, batch: int = 16) -> dict[str, Any]:
+    """`speedup` over 16 sequences, and over fewer or longer ones ("rows")."""
+    gain = speedup(hidden, batch, STEPS, 3 if quick else 11)
+    rows = [
+        {"hidden": size, "batch": count, "steps": 5 * STEPS, "speedup_of_two": speedup(size, count, 5 * STEPS, 5)}
+        for size, count in (() if quick else LONG)
+    ]
+    return {"hidden": hidden, "batch": batch, "speedup_of_two": gain, "rows": rows}
 
 
 def recording(quick: bool, hidden: int = 320, batch: int = 16) -> dict[str, Any]:

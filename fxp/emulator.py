@@ -24,7 +24,7 @@ from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.run import QUANTITIES, Run
 from fxp.spill import Spill
-from fxp.team import Team, pool_of
+from fxp.team import Team, pool_of, processors
 from traces import InputError
 
 STEPS = 4096  # steps of a piece: bounds the memory of long sequences
@@ -391,7 +391,7 @@ def arranged(
     order = [int(n) for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
     most, count, team = emulation.group_size, len(order), 1
     if count and count != threads and 2 * count < threads * most:
-        fitting = emulation.team_size(min(count, most))
+        fitting = min(emulation.team_size(min(count, most)), processors())
         sizes = [n for n in range(1, fitting + 1) if threads % n == 0 and n * count <= threads * most]
         team = max(sizes)
     size = max(1, min(most, -(-count * team // threads)))

@@ -28,6 +28,11 @@ def _number() -> int:
     return getattr(_this_thread, "number", 0)
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> int | None:
     """The processor that this thread runs on, where the system (Linux) tells."""
     try:

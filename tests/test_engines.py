@@ -20,7 +20,7 @@ import fxp
 import traces
 from accel import reference as accel_reference
 from accel.reference import twin
-from fxp import fast, instructions
+from fxp import emulator, fast, instructions
 from fxp.team import Team
 
 ENGINES = ("portable", *instructions.supported())
@@ -512,6 +512,7 @@ def teams(monkeypatch):
         run(self, work, give_up)
 
     monkeypatch.setattr(fast, "WORTH", 1)
+    monkeypatch.setattr(emulator, "processors", lambda: 8)
     monkeypatch.setattr(Team, "run", noted)
     return found
 
