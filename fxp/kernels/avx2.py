@@ -89,17 +89,12 @@ def one_sequence(shape, group, start, stop):
 
 
 @inlined
-def products(shape, group, active, start, stop):
+def form(shape, backward, t, active, group, record, start, stop):
+    """The sums of a step, of the elements from `start` to `stop`."""
     if active == 1:
         one_sequence(shape, group, start, stop)
     else:
         many_sequences(batch256.byte_rows, batch256.nibble_rows, batch256.MOST, BYTES, shape, group, active, start, stop)
-
-
-@inlined
-def form(shape, backward, t, active, group, record, start, stop):
-    """The sums of a step, of the elements from `start` to `stop`."""
-    products(shape, group, active, start, stop)
 
 
 @kernel
@@ -118,7 +113,7 @@ def products_only(parameters, x, rounds):
     measurements)."""
     place = parameters.ctypes.data
     shape, group = load_rows(place), load_group(place + GROUP)
-    for g in range(group.count, 0, group.size):
+    for g in range(group.count):
         prepare(shape, x.ctypes.data + g * shape.inputs, group, g)
-    for _ in range(rounds):
-        products(shape, group, group.count, 0, group.size)
+    for n in range(rounds):
+        form(shape, False, n, group.count, group, None, 0, group.size)

@@ -39,25 +39,23 @@ def cleared(builder: Any, count: int, kind: Any) -> list[Any]:
     return variables
 
 
-def _sums(count: int, block: int, part: Callable[..., Any], finish: Callable[..., Any]) -> Any:
-    def generate(
-        builder: Any, chosen: Any, w: Any, x_blocks: Any, h_blocks: Any, h_start: Any, v: Any, reach: Any, terms: Any,
-        out: Any, step: Any,
-    ) -> Any:  # fmt: skip
-        sequences = []
-        for _ in range(count):
-            sequences.append(builder.cttz(chosen, ir.Constant(ir.IntType(1), 1)))
-            chosen = builder.and_(chosen, builder.sub(chosen, number(1)))
-        places = [builder.add(v, builder.mul(g, reach)) for g in sequences]
-        x = part(builder, w, places, x_blocks)
-        w = builder.add(w, builder.mul(x_blocks, number(block)))
-        h = part(builder, w, [builder.add(place, h_start) for place in places], h_blocks)
-        for g, total in zip(sequences, finish(builder, x, h, places, terms), strict=True):
-            target = builder.add(out, builder.mul(g, step))
-            builder.store(total, pointer_to(builder, target, total.type), align=1)
-        return chosen
-
-    return operation(generate, types.int64, *[types.int64] * 10)
+def _sums(
+    builder: Any, count: int, block: int, part: Callable[..., Any], finish: Callable[..., Any], chosen: Any, w: Any,
+    x_blocks: Any, h_blocks: Any, h_start: Any, v: Any, reach: Any, terms: Any, out: Any, step: Any,
+) -> Any:  # fmt: skip
+    """Code for one number of sequences; see `kernel_of`."""
+    sequences = []
+    for _ in range(count):
+        sequences.append(builder.cttz(chosen, ir.Constant(ir.IntType(1), 1)))
+        chosen = builder.and_(chosen, builder.sub(chosen, number(1)))
+    places = [builder.add(v, builder.mul(g, reach)) for g in sequences]
+    x = part(builder, w, places, x_blocks)
+    w = builder.add(w, builder.mul(x_blocks, number(block)))
+    h = part(builder, w, [builder.add(place, h_start) for place in places], h_blocks)
+    for g, total in zip(sequences, finish(builder, x, h, places, terms), strict=True):
+        target = builder.add(out, builder.mul(g, step))
+        builder.store(total, pointer_to(builder, target, total.type), align=1)
+    return chosen
 
 
 def kernel_of(most: int, block: int, part: Callable[..., Any], finish: Callable[..., Any]) -> Any:
@@ -76,28 +74,26 @@ def kernel_of(most: int, block: int, part: Callable[..., Any], finish: Callable[
     bits are set in `chosen`, the eight sums of the element with rows at address w to address out + g * step;
     activations at v + g * reach, those of the h part h_start further on. Returns the bits that are left.
     """
-    sums = _sums(most, block, part, finish)
+
+    def generate(builder: Any, count: Any, *arguments: Any) -> Any:
+        left, end = cgutils.alloca_once(builder, LONG), builder.append_basic_block()
+        cases = [builder.append_basic_block() for _ in range(most)]
+        switch = builder.switch(count, cases[-1])
+        for n, case in enumerate(cases, 1):
+            switch.add_case(number(n), case)
+            builder.position_at_end(case)
+            builder.store(_sums(builder, n, block, part, finish, *arguments), left)
+            builder.branch(end)
+        builder.position_at_end(end)
+        return builder.load(left)
+
+    sums = operation(generate, types.int64, *[types.int64] * 11)
 
     @helper
-    def these(chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step):
-        return sums(chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step)
+    def kernel(count, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step):
+        return sums(count, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step)
 
-    if most == 1:
-
-        @inlined
-        def only(count, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step):
-            return these(chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step)
-
-        return only
-    fewer = kernel_of(most - 1, block, part, finish)
-
-    @inlined
-    def up_to(count, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step):
-        if count == most:
-            return these(chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step)
-        return fewer(count, chosen, w, x_blocks, h_blocks, h_start, v, reach, terms, out, step)
-
-    return up_to
+    return kernel
 
 
 def _marked(builder: Any, word: Any, flags: Any, sequence: Any) -> None:

@@ -295,7 +295,7 @@ def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan
     first_masks(shape, controls, group)
     limit = np.float32(top)
     start, stop = share(group.size, 16, group)
-    active, t = group.count, 0
+    active, t = group.count, np.int64(0)  # a literal would have every function that gets it compiled twice
     while True:
         active = still_active(group, active, t)
         if active == 0:
@@ -343,7 +343,7 @@ def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, pla
     first_masks(shape, controls, group)
     limit = np.float64(top)
     start, stop = share(group.size, 16, group)
-    active, t = group.count, 0
+    active, t = group.count, np.int64(0)  # a literal would have every function that gets it compiled twice
     while True:
         active = still_active(group, active, t)
         if active == 0:

@@ -90,6 +90,8 @@ def operation(generate: Callable[..., Any], result: Any, *arguments: Any) -> Any
             return intrinsic(lambda typing, a, b, c, d, e, f, g, h: signature())
         case 10:
             return intrinsic(lambda typing, a, b, c, d, e, f, g, h, i, j: signature())
+        case 11:
+            return intrinsic(lambda typing, a, b, c, d, e, f, g, h, i, j, k: signature())
     raise TypeError(f"{len(arguments)} arguments")
 
 
