@@ -58,6 +58,17 @@ def _sums(
     return chosen
 
 
+def _function(module: Any, count: int, block: int, part: Callable[..., Any], finish: Callable[..., Any]) -> Any:
+    """`_sums` as a function of its own, which has all registers for itself."""
+    kind = ir.FunctionType(LONG, [LONG] * 10)
+    function = ir.Function(module, kind, module.get_unique_name(f"rows_of_{count}"))
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(_sums(builder, count, block, part, finish, *function.args))
+    return function
+
+
 def kernel_of(most: int, block: int, part: Callable[..., Any], finish: Callable[..., Any]) -> Any:
     """A kernel for up to `most` sequences, whose first argument is how many.
 
@@ -76,16 +87,20 @@ def kernel_of(most: int, block: int, part: Callable[..., Any], finish: Callable[
     """
 
     def generate(builder: Any, count: Any, *arguments: Any) -> Any:
-        left, end = cgutils.alloca_once(builder, LONG), builder.append_basic_block()
+        end = builder.append_basic_block()
         cases = [builder.append_basic_block() for _ in range(most)]
         switch = builder.switch(count, cases[-1])
+        left = []
         for n, case in enumerate(cases, 1):
             switch.add_case(number(n), case)
             builder.position_at_end(case)
-            builder.store(_sums(builder, n, block, part, finish, *arguments), left)
+            left.append(builder.call(_function(builder.module, n, block, part, finish), arguments))
             builder.branch(end)
         builder.position_at_end(end)
-        return builder.load(left)
+        result = builder.phi(LONG)
+        for value, case in zip(left, cases, strict=True):
+            result.add_incoming(value, case)
+        return result
 
     sums = operation(generate, types.int64, *[types.int64] * 11)
 
