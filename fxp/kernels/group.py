@@ -236,11 +236,62 @@ def settle(shape, group, g, t, start, stop):
 
 @inlined
 def gates_from_sums(shape, constants, group, g, t, record, start, stop):
-    """A sequence's pre-activations from its sums."""
+    """A sequence's pre-activations from its sums (`float32` profile)."""
     settle(shape, group, g, t, start, stop)
     wide.gates_float(
         constants, start, stop, group.size, group.sums + 32 * g * group.size, group.low + g * group.size, group.z
     )
+
+
+@inlined
+def unit_float(gates, shape, constants, group, g, t, top, record, start, stop):
+    """The multifunction unit for a sequence's elements from `start` to `stop`.
+
+    gates : function of an instruction set that makes pre-activations of a sequence's sums
+    """
+    gates(shape, constants, group, g, t, record, start, stop)
+    c, m = group.c + 4 * g * group.size, group.m + g * group.m_reach
+    wide.states_float(constants, start, stop, group.size, group.z, c, m, np.float32(top))
+
+
+@inlined
+def unit_fixed(settle, shape, constants, group, g, t, top, record, start, stop):
+    """The same in the `fixed` profile.
+
+    settle : function of an instruction set that brings a sequence's sums into `group.sums`, and to their width
+    """
+    settle(shape, group, g, t, start, stop)
+    sums, flags = group.sums + 32 * g * group.size, group.low + g * group.size
+    c, m = group.c + 2 * g * group.size, group.m + g * group.m_reach
+    wide.unit_fixed(constants, start, stop, group.size, shape.shift, sums, flags, group.z, c, m, np.float64(top))
+
+
+@inlined
+def output_float(constants, size, sums, h, top):
+    wide.output_float(constants, size, sums, h, np.float32(top))
+
+
+@inlined
+def output_fixed(constants, size, sums, h, top):
+    wide.output_fixed(constants, size, sums, h, np.float64(top))
+
+
+@inlined
+def mask_float(controls, g, words, c, h, hidden, step, low):
+    control.next_mask_float(
+        controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
+        control.words_at(words), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
+        control.reals_at(c), control.indices_at(h), hidden, step, control.bytes_at(low),
+    )  # fmt: skip
+
+
+@inlined
+def mask_fixed(controls, g, words, c, h, hidden, step, low):
+    control.next_mask_fixed(
+        controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
+        control.words_at(words), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
+        control.shorts_at(c), control.indices_at(h), hidden, step, control.bytes_at(low),
+    )  # fmt: skip
 
 
 @inlined
@@ -279,13 +330,31 @@ def first_masks(shape, controls, group):
 
 
 @inlined
-def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
-    """Process all rows in the `float32` profile, those of a sequence (time positions) from the last to the first if
-    `backward`.
+def leave(shape, constants, controls, group, record, g, t, row, top, output, next_mask, cell_bytes):
+    """What comes after the states of a sequence's step: the projection, the results, and the next step's mask."""
+    h, c, low = group.h + 64 * g * shape.h_pairs, group.c + cell_bytes * g * group.size, group.low + g * group.size
+    if shape.projected:
+        project(shape, group, group.m + g * group.m_reach, group.overflows + 8 * g)
+        output(constants, shape.output, group.m_sums, h, top)
+    store(shape, group, g, row, record, cell_bytes)
+    step = vector.load_long(group.begins + 8 * g) + t + 1
+    if control.has_mask(controls.kind, step, vector.load_long(controls.plan_steps + 8 * g)):
+        next_mask(controls, g, group.words + 16 * g * shape.hidden, c, h, shape.hidden, step, low)
+    else:
+        vector.clear(low, group.size)
+
+
+@inlined
+def steps(
+    prepare, form, unit, part, output, next_mask, cell_bytes, parameters, backward, top, x, hidden, plan, cell,
+    accumulators,
+):  # fmt: skip
+    """Process all rows, those of a sequence (time positions) from the last to the first if `backward`.
 
     prepare : function of an instruction set that prepares a sequence's activations of a step
     form : function of an instruction set that forms the sums of a step, for some elements
-    gates : function of an instruction set that makes pre-activations of a sequence's sums
+    unit, output, next_mask, cell_bytes : functions of a profile, and bytes of a cell state
+    part : function of an instruction set that `unit` takes first
     parameters : int64 [PARAMETERS], the fields of Rows, Constants, Controls and Group; other arrays: see `Record`
     """
     place = parameters.ctypes.data
@@ -293,7 +362,6 @@ def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan
     controls, group = load_controls(place + CONTROLS), load_group(place + GROUP)
     record = recorded(x, hidden, plan, cell, accumulators)
     first_masks(shape, controls, group)
-    limit = np.float32(top)
     start, stop = share(group.size, 16, group)
     active, t = group.count, np.int64(0)  # a literal would have every function that gets it compiled twice
     while True:
@@ -306,75 +374,28 @@ def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan
             end = min(k + block, stop)
             form(shape, backward, t, active, group, record, k, end)
             for g in range(active):
-                gates(shape, constants, group, g, t, record, k, end)
-                m = group.m + g * group.m_reach
-                wide.states_float(constants, k, end, group.size, group.z, group.c + 4 * g * group.size, m, limit)
+                unit(part, shape, constants, group, g, t, top, record, k, end)
             k = end
         all_here(group)
         for g in range(group.rank, active, group.team):
-            h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 4 * g * group.size, group.low + g * group.size
-            if shape.projected:
-                project(shape, group, group.m + g * group.m_reach, group.overflows + 8 * g)
-                wide.output_float(constants, shape.output, group.m_sums, h, limit)
-            store(shape, group, g, row_of(group, g, backward, t), record, 4)
-            step = vector.load_long(group.begins + 8 * g) + t + 1
-            if not control.has_mask(controls.kind, step, vector.load_long(controls.plan_steps + 8 * g)):
-                vector.clear(low, group.size)
-            else:
-                control.next_mask_float(
-                    controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
-                    control.words_at(group.words + 16 * g * shape.hidden),
-                    control.bytes_at(vector.load_long(controls.plans + 8 * g)),
-                    control.reals_at(c), control.indices_at(h), shape.hidden, step, control.bytes_at(low),
-                )  # fmt: skip
+            row = row_of(group, g, backward, t)
+            leave(shape, constants, controls, group, record, g, t, row, top, output, next_mask, cell_bytes)
         t += 1
 
 
 @inlined
-def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
-    """Process all rows in the `fixed` profile; arguments as for `steps_float`.
+def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
+    """`steps` in the `float32` profile."""
+    steps(
+        prepare, form, unit_float, gates, output_float, mask_float, 4, parameters, backward, top, x, hidden, plan,
+        cell, accumulators,
+    )  # fmt: skip
 
-    settle : function that brings a sequence's sums into `group.sums`
-    """
-    place = parameters.ctypes.data
-    shape, constants = load_rows(place), load_constants(place + CONSTANTS)
-    controls, group = load_controls(place + CONTROLS), load_group(place + GROUP)
-    record = recorded(x, hidden, plan, cell, accumulators)
-    first_masks(shape, controls, group)
-    limit = np.float64(top)
-    start, stop = share(group.size, 16, group)
-    active, t = group.count, np.int64(0)  # a literal would have every function that gets it compiled twice
-    while True:
-        active = still_active(group, active, t)
-        if active == 0:
-            break
-        enter_all(prepare, shape, backward, t, active, controls, group, record)
-        k, block = start, block_of(group, active, start, stop)
-        while k < stop:
-            end = min(k + block, stop)
-            form(shape, backward, t, active, group, record, k, end)
-            for g in range(active):
-                settle(shape, group, g, t, k, end)
-                wide.unit_fixed(
-                    constants, k, end, group.size, shape.shift, group.sums + 32 * g * group.size,
-                    group.low + g * group.size, group.z, group.c + 2 * g * group.size, group.m + g * group.m_reach, limit,
-                )  # fmt: skip
-            k = end
-        all_here(group)
-        for g in range(group.rank, active, group.team):
-            h, c, low = group.h + 64 * g * shape.h_pairs, group.c + 2 * g * group.size, group.low + g * group.size
-            if shape.projected:
-                project(shape, group, group.m + g * group.m_reach, group.overflows + 8 * g)
-                wide.output_fixed(constants, shape.output, group.m_sums, h, limit)
-            store(shape, group, g, row_of(group, g, backward, t), record, 2)
-            step = vector.load_long(group.begins + 8 * g) + t + 1
-            if not control.has_mask(controls.kind, step, vector.load_long(controls.plan_steps + 8 * g)):
-                vector.clear(low, group.size)
-            else:
-                control.next_mask_fixed(
-                    controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
-                    control.words_at(group.words + 16 * g * shape.hidden),
-                    control.bytes_at(vector.load_long(controls.plans + 8 * g)),
-                    control.shorts_at(c), control.indices_at(h), shape.hidden, step, control.bytes_at(low),
-                )  # fmt: skip
-        t += 1
+
+@inlined
+def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
+    """`steps` in the `fixed` profile."""
+    steps(
+        prepare, form, unit_fixed, settle, output_fixed, mask_fixed, 2, parameters, backward, top, x, hidden, plan,
+        cell, accumulators,
+    )  # fmt: skip

@@ -425,33 +425,6 @@ spread_real = operation(lambda b, v: _broadcast(b, v, REALS), reals, types.float
 spread_double = operation(lambda b, v: _broadcast(b, v, DOUBLES), doubles, types.float64)
 to_reals = operation(lambda b, v: b.sitofp(v, REALS), reals, words)
 to_words = operation(lambda b, v: b.fptosi(v, WORDS), words, reals)
-as_reals = operation(lambda b, v: b.bitcast(v, REALS), reals, words)
-
-
-def _with_sign(builder: Any, v: Any, sign: int) -> Any:
-    bits = builder.bitcast(v, WORDS)
-    cleared = builder.and_(bits, _filled(WORDS, 0x7FFFFFFF))
-    return builder.bitcast(builder.or_(cleared, _filled(WORDS, sign)) if sign else cleared, REALS)
-
-
-negative = operation(lambda b, v: _with_sign(b, v, 0x80000000), reals, reals)
-"""-|v|."""
-
-
-def _opposite_where(builder: Any, condition: Any, v: Any) -> Any:
-    flipped = builder.xor(builder.bitcast(v, WORDS), _filled(WORDS, 0x80000000))
-    return builder.select(condition, builder.bitcast(flipped, REALS), v)
-
-
-def _compared(name: str) -> Any:
-    return lambda b, v: b.fcmp_ordered(name, v, _filled(REALS, 0.0))
-
-
-opposite_if_negative = operation(lambda b, sign, v: _opposite_where(b, _compared("<")(b, sign), v), reals, reals, reals)
-"""-v where sign < 0, else v."""
-
-choose_positive = operation(lambda b, sign, v, w: b.select(_compared(">=")(b, sign), v, w), reals, reals, reals, reals)
-"""v where sign >= 0, else w."""
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
