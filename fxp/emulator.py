@@ -330,7 +330,7 @@ def stream(
     ----------
     consume : called with (sequence, first step of the piece, int8 [time, outputs]) for every piece,
         from any of the threads
-    threads : sequences run side by side, or directions where there are fewer sequences
+    threads : see `arranged`; where there are enough, each direction has its own
     progress : called with the number of steps done since the last call
     skip : sequences that are left out
     """
@@ -519,7 +519,7 @@ def emulate(
     engine : {"fast", "portable", "reference", "amx", "vnni", "avx2"}
         All give the same bits; the last three are kernels of an instruction set, of which `fast` takes the best.
     threads : int
-        Sequences that run side by side, or directions where there are fewer sequences; does not change a bit.
+        They take sequences, or directions, or share the work of each step; does not change a bit.
     trace : path, optional
         Trace file to write: the plan, and what `record` names.
     record : any of "plan", "cell", "hidden", "accumulators"

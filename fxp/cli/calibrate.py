@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import output
-from fxp.cli.models import Json, Lines
+from fxp.cli.models import Json, Lines, Threads
 from fxp.cli.sources import Sources
 from traces import InputError
 
@@ -47,7 +47,7 @@ def calibrate(
             "it saves."
         ),
     ] = "0",
-    threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change a bit.")] = 1,
+    threads: Threads = 1,
     progress: Lines = False,
     json: Json = False,
 ) -> None:

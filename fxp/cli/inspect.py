@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import output
-from fxp.cli.models import Json
+from fxp.cli.models import Json, Threads
 from fxp.cli.sources import Sources
 from traces import InputError
 
@@ -75,7 +75,7 @@ def report(
     sequences: Annotated[
         str | None, typer.Option(help="Positions of the sequences that are drawn, such as 0,5.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
+    threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """One HTML page about a run: quality, precision over time, errors, energy, cycles. It needs no network.
@@ -121,7 +121,7 @@ def plot(
     direction: Annotated[int, typer.Option(min=0, max=1, help="0 forward, 1 backward.")] = 0,
     sequence: Annotated[int, typer.Option(min=0, help="Position of the sequence.")] = 0,
     element: Annotated[int | None, typer.Option(min=0, help="Element; a middling one by default.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
+    threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """Draw one figure of the report.

@@ -12,6 +12,7 @@ from fxp.cli.sources import Sources
 from traces import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that share the work; they do not change a bit.")]
 Lines = Annotated[bool, typer.Option("--progress", help="In a pipe, print progress to standard error as lines.")]
 High = Annotated[int, typer.Option(help="Bits of the high precision (2 to 8).")]
 Low = Annotated[int, typer.Option(help="Bits of the low precision (2 to 8, at most the high one).")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import output
-from fxp.cli.models import Json
+from fxp.cli.models import Json, Threads
 from traces import InputError
 
 Name = Annotated[str, typer.Argument(help="Network, such as kjv (fxp networks list).")]
@@ -76,7 +76,7 @@ def evaluate(
         str | None, typer.Option(help="A built-in metric that has a tolerance, in place of the network's own.")
     ] = None,
     destination: Folder = None,
-    threads: Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")] = 1,
+    threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """What low precision costs a network: controllers at matched low shares against static high precision.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fxp.cli import controllers, output
-from fxp.cli.models import Json, Lines
+from fxp.cli.models import Json, Lines, Threads
 from fxp.cli.sources import Sources
 from traces import InputError
 
@@ -25,7 +25,6 @@ Metric = Annotated[
 Head = Annotated[
     str | None, typer.Option(help="Your own head in place of the model's: named as a metric is; its code is run.")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Sequences (or directions) that run side by side.")]
 
 
 def register(app: typer.Typer) -> None:
