@@ -45,14 +45,16 @@ def _exponential(builder: Any, x: Any) -> Any:
     """exp(x) for x <= 0."""
     lowest = _filled(unit.LOWEST, x)
     a = builder.select(builder.fcmp_ordered(">", x, lowest), x, lowest)
-    n = _nearest(builder, builder.fmul(a, _filled(unit.LOG2E, x)))
+    moved = builder.fadd(builder.fmul(a, _filled(unit.LOG2E, x)), _filled(unit.ROUND, x))
+    n = builder.fsub(moved, _filled(unit.ROUND, x))
     r = builder.fsub(a, builder.fmul(n, _filled(unit.LN2_HI, x)))
     r = builder.fsub(r, builder.fmul(n, _filled(unit.LN2_LO, x)))
     p = _filled(unit.E6, x)
     for coefficient in (unit.E5, unit.E4, unit.E3, unit.HALF, unit.ONE, unit.ONE):
         p = builder.fadd(builder.fmul(p, r), _filled(coefficient, x))
-    power = builder.add(builder.fptosi(n, ir.VectorType(WORD, x.type.count)), _filled(127, x))
-    return builder.fmul(p, builder.bitcast(builder.shl(power, _filled(23, x)), x.type))
+    # Times 2^n. The last bits of what was rounded are those of n, and p 2^n is a normal number: for n = -126, the least, p is above 1.
+    shifted = builder.shl(_as_words(builder, moved), _filled(23, x))
+    return builder.bitcast(builder.add(_as_words(builder, p), shifted), x.type)
 
 
 def _sigmoid(builder: Any, z: Any) -> Any:
