@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -203,6 +204,29 @@ def test_grouping_changes_nothing(monkeypatch, instruction_set):
 # The cache and the switch
 
 
+@needs_vectors
+def test_sigmoid_and_tanh_of_vectors_are_those_of_numbers():
+    from fxp.kernels import activation, unit
+
+    @numba.njit(error_model="numpy")
+    def both(values, sigmoids, tanhs, expected):
+        activation.sigmoids(sigmoids.ctypes.data, sigmoids.ctypes.data + 4 * sigmoids.size)
+        activation.tanhs(tanhs.ctypes.data, tanhs.ctypes.data + 4 * tanhs.size)
+        for n in range(values.size):
+            expected[0, n], expected[1, n] = unit.sigmoid(values[n]), unit.tanh(values[n])
+
+    rng = np.random.default_rng(0)
+    ends = np.float32(np.log(2)) * np.arange(-253, 254) / 2  # where the exponential's power of two changes
+    values = np.concatenate([
+        rng.normal(scale=30, size=200_000), rng.uniform(-90, 90, 200_000), [0.0, -0.0, 1e30, -1e30, 87, -87, 43.5, -43.5],
+        *(np.nextafter(ends.astype(np.float32), np.float32(way)) for way in (-1000, 0, 1000)),
+    ]).astype(np.float32)  # fmt: skip
+    values = np.resize(values, -(-len(values) // 64) * 64 + 24)
+    sigmoids, tanhs, expected = values.copy(), values.copy(), np.empty((2, values.size), np.float32)
+    both(values, sigmoids, tanhs, expected)
+    assert (expected.view(np.uint32) == np.stack([sigmoids, tanhs]).view(np.uint32)).all()
+
+
 def test_kernels_are_stamped_with_all_sources():
     from fxp.kernels import portable
 
@@ -294,7 +318,7 @@ def test_workspaces_are_kept_and_leave_nothing_behind():
 
 
 @every_set
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [*range(1, 10), 13, 16])
 def test_products_alone_are_those_of_the_time_loop(count, instruction_set):
     net = network(40, 24)
     low = np.random.default_rng(0).random((count, 24)) < 0.5
