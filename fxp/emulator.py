@@ -24,7 +24,7 @@ from fxp.inputs import Inputs
 from fxp.network import Network
 from fxp.run import QUANTITIES, Run
 from fxp.spill import Spill
-from fxp.team import Team, pool_of, processors
+from fxp.team import Team, finish, pool_of, processors
 from traces import InputError
 
 STEPS = 4096  # steps of a piece: bounds the memory of long sequences
@@ -208,8 +208,7 @@ class Emulation:
             return
         with pool_of(threads) as pool:
             try:
-                for future in [pool.submit(job) for job in jobs]:
-                    future.result()
+                finish([pool.submit(job) for job in jobs])
             except BaseException:
                 self.given_up = True
                 raise
@@ -369,8 +368,7 @@ def stream(
         emulation.team = Team(team, stack.enter_context(ThreadPoolExecutor(helpers)) if helpers else None)
         pool = stack.enter_context(pool_of(threads))
         try:
-            for future in [pool.submit(together, group) for group in groups]:
-                future.result()
+            finish([pool.submit(together, group) for group in groups])
         except BaseException:
             # What has not begun is dropped, and what runs stops at its next piece.
             emulation.given_up = True
@@ -389,12 +387,15 @@ def arranged(
     if len(lengths) == 1 and not skip and threads == 1:
         return [[0]], 1
     order = [int(n) for n in np.argsort(-np.asarray(lengths), kind="stable") if n not in skip]
-    most, count, team = emulation.group_size, len(order), 1
-    if count and count != threads and 2 * count < threads * most:
-        fitting = min(emulation.team_size(min(count, most)), processors())
-        sizes = [n for n in range(1, fitting + 1) if threads % n == 0 and n * count <= threads * most]
-        team = max(sizes)
-    size = max(1, min(most, -(-count * team // threads)))
+    most, count, team, groups = emulation.group_size, len(order), 1, threads
+    workers = min(threads, processors())
+    if count and count != workers and 2 * count < workers * most:
+        for team in range(workers, 0, -1):
+            groups = workers // team
+            if groups * most >= count and team <= emulation.team_size(-(-count // groups)):
+                break
+        groups = groups if team > 1 else threads
+    size = max(1, min(most, -(-count // groups)))
     return [order[start : start + size] for start in range(0, count, size)], team
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,21 @@ def pool_of(threads: int) -> ThreadPoolExecutor:
 
 def _number() -> int:
     return getattr(_this_thread, "number", 0)
+
+
+def finish(futures: Sequence[Future[None]]) -> None:
+    """Wait for all, or until one fails; raises why it failed, not that others were told to stop because of it."""
+    pending, stopped = set(futures), None
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            error = future.exception() if future in done else None
+            if isinstance(error, CancelledError):
+                stopped = error
+            elif error is not None:
+                raise error
+    if stopped is not None:
+        raise stopped
 
 
 def processors() -> int:

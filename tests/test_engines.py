@@ -527,7 +527,9 @@ def test_a_team_of_threads_changes_nothing(engine, profile, controller, teams):
     case = replace(
         BATCH, controller=controller, profile=profile, accumulator_bits=12, hidden=(70, 37), lengths=(9, 2, 11, 11, 5),
     )  # fmt: skip
-    for more in ({}, {"projection": 21, "peepholes": True}, {"directions": 2}):
+    for more in (
+        {"projection": 0}, {"projection": 21, "peepholes": True}, {"directions": 2}, {"projection": 0, "directions": 2},
+    ):  # fmt: skip
         one = emulate(replace(case, **more), engine, threads=1)
         for threads in (3, 6):
             same_runs(one, emulate(replace(case, **more), engine, threads=threads))
@@ -536,11 +538,34 @@ def test_a_team_of_threads_changes_nothing(engine, profile, controller, teams):
 
 @pytest.mark.parametrize("engine", VECTORS)
 def test_teams_of_one_sequence_and_of_several_groups(engine, teams):
-    for lengths, threads, sizes in (((9,), 4, {4}), ((3, 4) * 9, 4, {2}), ((5,) * 3, 2, {2}), ((5,) * 4, 4, {1})):
-        case = replace(BATCH, controller="peak", hidden=(33,), lengths=lengths)
-        same_runs(emulate(case, engine, threads=1), emulate(case, engine, threads=threads))
+    for lengths, threads, sizes in (
+        ((9,), 4, {4}), ((9,), 5, {5}), ((3, 4) * 9, 4, {2}), ((5,) * 3, 2, {2}), ((5,) * 4, 4, {1}), ((2,) * 20, 64, {4}),
+    ):  # fmt: skip
+        for projection in (0, 5):
+            case = replace(BATCH, controller="peak", hidden=(33,), lengths=lengths, projection=projection)
+            same_runs(emulate(case, engine, threads=1), emulate(case, engine, threads=threads))
         assert set(teams) == sizes
         teams.clear()
+
+
+class Second:
+    """A user's own controller that fails in sequence 1, while sequence 0 has still a long way to go."""
+
+    def reset(self, sequence, length):
+        self.sequence = sequence
+
+    def step(self, c, h):
+        if self.sequence == 1:
+            raise ValueError("own fault")
+        return np.zeros(len(c), bool)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_the_fault_is_told_and_not_that_others_stopped(directions, threads):
+    case = replace(BATCH, directions=directions, lengths=(800, 400))
+    with pytest.raises(ValueError, match="own fault"):
+        fxp.emulate(make_network(case), make_inputs(case), Second(), engine="portable", threads=threads)
 
 
 class Overworked(ThreadPoolExecutor):

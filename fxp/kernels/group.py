@@ -215,14 +215,19 @@ def enter(shape, controls, group, g, x):
 def enter_all(prepare, shape, backward, t, active, controls, group, record):
     """The masks of a step that decides itself, of this thread's sequences; the activations of all.
 
-    Each thread has activations of its own: to fetch what another processor has just written takes longer.
+    Each thread has activations of its own: to fetch what another processor has just written takes longer. The threads
+    wait for each other where h is: a projection's is written before, by `leave`; otherwise it is there since the unit of the
+    step before, and is overwritten by the unit of this one.
     """
     if controls.kind == control.FORESEEN:
         for g in range(group.rank, active, group.team):
             enter(shape, controls, group, g, record.x + row_of(group, g, backward, t) * shape.inputs)
-    all_here(group)
+    if shape.projected:
+        all_here(group)
     for g in range(active):
         prepare(shape, record.x + row_of(group, g, backward, t) * shape.inputs, group, g)
+    if not shape.projected:
+        all_here(group)
 
 
 @inlined
