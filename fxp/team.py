@@ -14,7 +14,7 @@ _this_thread = threading.local()
 
 
 def pool_of(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads that have numbers from 0 on: each its own, if all that make such pools have one as well."""
+    """A pool whose threads have numbers, from 0 on; threads of pools that these make have other ones than each other."""
     first = threads * _number()
     numbers = count(first)
 
