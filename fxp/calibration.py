@@ -185,6 +185,9 @@ def _check(network: Any, low_share: Any, max_loss: Any, seed: Any, threads: Any,
     for name, value, least in (("seed", seed, 0), ("threads", threads, 1), ("columns", columns, 0)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} is {value!r}, expected an int of at least {least}")
+    most = max(layer.input_size + layer.output_size for layer in network.layers)
+    if columns > most:
+        raise InputError(f"columns is {columns}: no layer has more than {most} activations (its inputs and outputs)")
 
 
 def _part(progress: Progress | None, total: float) -> Progress | None:

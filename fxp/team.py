@@ -14,7 +14,7 @@ _this_thread = threading.local()
 
 
 def pool_of(threads: int) -> ThreadPoolExecutor:
-    """A pool whose threads have numbers, from 0 on; threads of pools that these make have other ones than each other."""
+    """A pool whose threads have numbers from 0 on; of two such pools that two of them make, the numbers differ."""
     first = threads * _number()
     numbers = count(first)
 

@@ -556,6 +556,7 @@ def test_command_line(make_network, tmp_path, capsys):
         {"threads": 0},
         {"columns": -1},
         {"columns": 0.5},
+        {"columns": 8},
     ],
 )
 def test_bad_options(make_network, options):
