@@ -263,9 +263,9 @@ class Emulation:
         return hidden
 
     def _pieces(self, jobs: Sequence[Job]) -> list[Piece]:
-        return self._engine.run(
-            self._steering, jobs, "cell" in self._wanted, "accumulators" in self._wanted, self.team
-        )
+        # Under a user's controller a job is a single step, which is not worth a move to another processor.
+        team = self.team if self._built_in else None
+        return self._engine.run(self._steering, jobs, "cell" in self._wanted, "accumulators" in self._wanted, team)
 
     def _keep(self, site: Site, piece: Piece, sequence: int, row: int) -> None:
         if self.given_up:

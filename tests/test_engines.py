@@ -20,7 +20,7 @@ import fxp
 import traces
 from accel import reference as accel_reference
 from accel.reference import twin
-from fxp import emulator, fast, instructions
+from fxp import emulator, fast, instructions, team
 from fxp.team import Team
 
 ENGINES = ("portable", *instructions.supported())
@@ -593,7 +593,19 @@ def test_nobody_waits_for_a_thread_that_does_not_come():
 
 
 @pytest.mark.skipif(not VECTORS, reason="no vector kernels for this processor")
-def test_the_kernels_of_a_team_that_gave_up_end(monkeypatch, teams):
+@pytest.mark.parametrize("projection", [0, 5])
+def test_the_kernels_of_a_team_that_gave_up_end(monkeypatch, teams, projection):
+    def fails(here, steps):
+        if steps == 1:
+            raise MemoryError("the second thread")
+
+    monkeypatch.setattr(team, "_move", fails)
+    with pytest.raises(MemoryError, match="second thread"):
+        emulate(replace(BATCH, lengths=(50,), projection=projection), VECTORS[0], threads=2)
+
+
+@pytest.mark.skipif(not VECTORS, reason="no vector kernels for this processor")
+def test_a_team_that_lacks_a_thread_does_not_begin(monkeypatch, teams):
     submit = ThreadPoolExecutor.submit
 
     def refused(self, work, *args):
