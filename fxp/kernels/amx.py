@@ -18,7 +18,7 @@ import numpy as np
 
 from fxp.kernels import rows, rows512, tiles, unit512, vector, vector512, wide
 from fxp.kernels.build import helper, inlined, kernel
-from fxp.kernels.group import GROUP, load_group, load_rows, row_of, split, steps_fixed, steps_float
+from fxp.kernels.group import GROUP, both_lists, load_group, load_rows, row_of, steps_fixed, steps_float
 from fxp.kernels.vector import load, sub32
 from fxp.kernels.vnni import expand
 
@@ -256,15 +256,7 @@ def one_sequence(shape, group):
     v, low_v = group.activations + 64, group.low_activations + 64
     total = expand(group.h, shape.h_pairs, v, low_v, shape)
     vector.store(low_v - 32, vector.halves(np.int32(0), np.int32(total)))
-    order, out = group.order, group.h_sums
-    low_order = order + 4 * (group.size + 16)
-    high_count, low_count = split(group.low, 0, shape.hidden, order, low_order, group.table)
-    byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
-    low, stride, terms = shape.low, shape.low_stride, shape.low_terms
-    if shape.nibbles:
-        nibble_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
-    else:
-        byte_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
+    both_lists(byte_elements, nibble_elements, shape, group, 0, group.size, group.h_sums)
 
 
 @inlined

@@ -9,11 +9,11 @@ from fxp.kernels.batch import many_sequences
 from fxp.kernels.build import helper, inlined, kernel
 from fxp.kernels.group import (
     GROUP,
+    both_lists,
     gates_from_sums,
     load_group,
     load_rows,
     settle,
-    split,
     steps_fixed,
     steps_float,
 )  # fmt: skip
@@ -74,25 +74,10 @@ def nibble_elements(shape, order, count, base, stride, terms, v, out):
 
 
 @inlined
-def one_sequence(shape, group, start, stop):
-    """The sums of the only sequence, of the elements from `start` to `stop`: first the high elements, then the low ones."""
-    order = group.order
-    low_order = order + 4 * (group.size + 16)
-    high_count, low_count = split(group.low, start, min(stop, shape.hidden), order, low_order, group.table)
-    v, low_v, out = group.activations + 64, group.low_activations + 64, group.sums
-    byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
-    low, stride, terms = shape.low, shape.low_stride, shape.low_terms
-    if shape.nibbles:
-        nibble_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
-    else:
-        byte_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
-
-
-@inlined
 def form(shape, backward, t, active, group, record, start, stop):
     """The sums of a step, of the elements from `start` to `stop`."""
     if active == 1:
-        one_sequence(shape, group, start, stop)
+        both_lists(byte_elements, nibble_elements, shape, group, start, stop, group.sums)
     else:
         many_sequences(batch256.byte_rows, batch256.nibble_rows, batch256.MOST, BYTES, shape, group, active, start, stop)
 

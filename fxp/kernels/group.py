@@ -151,6 +151,24 @@ def split(flags, start, stop, high, low, table):
     return high_count, low_count
 
 
+@inlined
+def both_lists(byte_elements, nibble_elements, shape, group, start, stop, out):
+    """The sums of the only sequence's elements from `start` to `stop`: first the high elements, then the low ones.
+
+    byte_elements, nibble_elements : functions of an instruction set, for a padded list of elements
+    """
+    order = group.order
+    low_order = order + 4 * (group.size + 16)
+    high_count, low_count = split(group.low, start, min(stop, shape.hidden), order, low_order, group.table)
+    v, low_v = group.activations + 64, group.low_activations + 64
+    byte_elements(shape, order, high_count, shape.high, shape.high_stride, shape.high_terms, v, out)
+    low, stride, terms = shape.low, shape.low_stride, shape.low_terms
+    if shape.nibbles:
+        nibble_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
+    else:
+        byte_elements(shape, low_order, low_count, low, stride, terms, low_v, out)
+
+
 @helper
 def project(shape, group, m, overflows):
     """Accumulators of the projection from the indices at address m, into `group.m_sums`."""
@@ -271,32 +289,22 @@ def unit_fixed(settle, shape, constants, group, g, t, top, record, start, stop):
     wide.unit_fixed(constants, start, stop, group.size, shape.shift, sums, flags, group.z, c, m, np.float64(top))
 
 
-@inlined
-def output_float(constants, size, sums, h, top):
-    wide.output_float(constants, size, sums, h, np.float32(top))
+def _mask_of(decide, cells_at):
+    """The mask of a sequence's next step by a profile's controllers."""
+
+    @inlined
+    def next_mask(controls, g, words, c, h, hidden, step, low):
+        decide(
+            controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
+            control.words_at(words), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
+            cells_at(c), control.indices_at(h), hidden, step, control.bytes_at(low),
+        )  # fmt: skip
+
+    return next_mask
 
 
-@inlined
-def output_fixed(constants, size, sums, h, top):
-    wide.output_fixed(constants, size, sums, h, np.float64(top))
-
-
-@inlined
-def mask_float(controls, g, words, c, h, hidden, step, low):
-    control.next_mask_float(
-        controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
-        control.words_at(words), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
-        control.reals_at(c), control.indices_at(h), hidden, step, control.bytes_at(low),
-    )  # fmt: skip
-
-
-@inlined
-def mask_fixed(controls, g, words, c, h, hidden, step, low):
-    control.next_mask_fixed(
-        controls.kind, control.counts_at(controls.counts + 64 * g), control.reals_at(controls.reals + 16 * g),
-        control.words_at(words), control.bytes_at(vector.load_long(controls.plans + 8 * g)),
-        control.shorts_at(c), control.indices_at(h), hidden, step, control.bytes_at(low),
-    )  # fmt: skip
+mask_float = _mask_of(control.next_mask_float, control.reals_at)
+mask_fixed = _mask_of(control.next_mask_fixed, control.shorts_at)
 
 
 @inlined
@@ -392,7 +400,7 @@ def steps(
 def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan, cell, accumulators):
     """`steps` in the `float32` profile."""
     steps(
-        prepare, form, unit_float, gates, output_float, mask_float, 4, parameters, backward, top, x, hidden, plan,
+        prepare, form, unit_float, gates, wide.output_float, mask_float, 4, parameters, backward, top, x, hidden, plan,
         cell, accumulators,
     )  # fmt: skip
 
@@ -401,6 +409,6 @@ def steps_float(prepare, form, gates, parameters, backward, top, x, hidden, plan
 def steps_fixed(prepare, form, settle, parameters, backward, top, x, hidden, plan, cell, accumulators):
     """`steps` in the `fixed` profile."""
     steps(
-        prepare, form, unit_fixed, settle, output_fixed, mask_fixed, 2, parameters, backward, top, x, hidden, plan,
+        prepare, form, unit_fixed, settle, wide.output_fixed, mask_fixed, 2, parameters, backward, top, x, hidden, plan,
         cell, accumulators,
     )  # fmt: skip

@@ -46,7 +46,6 @@ store = operation(
 zero = operation(lambda b: ir.Constant(LINE, [0] * 16), lines)
 nibbles = operation(lambda b: ir.Constant(LINE, [0x0F0F0F0F] * 16), lines)
 both = operation(lambda b, v, w: b.and_(v, w), lines, lines, lines)
-either = operation(lambda b, v, w: b.or_(v, w), lines, lines, lines)
 add32 = operation(lambda b, v, w: b.add(v, w), lines, lines, lines)
 
 

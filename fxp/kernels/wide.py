@@ -129,9 +129,10 @@ def states_float(constants, start, stop, size, z, c, m, top):
 @inlined
 def output_float(constants, size, sums, h, top):
     """Output indices of a projection."""
+    limit = np.float32(top)
     for p in range(0, size, 8):
         y = vector.to_reals(vector.load(sums + 4 * p)) * load_reals(constants.projection + 4 * p)
-        vector.store_bytes(h + p, to_index(y, spread_real(np.float32(constants.second)), top))
+        vector.store_bytes(h + p, to_index(y, spread_real(np.float32(constants.second)), limit))
 
 
 @inlined
@@ -249,7 +250,8 @@ def unit_fixed(constants, start, stop, size, shift, sums, flags, z, c, m, top):
 @inlined
 def output_fixed(constants, size, sums, h, top):
     """Output indices of a projection."""
+    limit = np.float64(top)
     for p in range(0, size, 8):
         place = constants.projection + 8 * p
         v = vector.load(sums + 4 * p)
-        vector.store_bytes(h + p, to_index_fixed(v, load_doubles(place), load_doubles(place + 32), top))
+        vector.store_bytes(h + p, to_index_fixed(v, load_doubles(place), load_doubles(place + 32), limit))
